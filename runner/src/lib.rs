@@ -1,0 +1,1 @@
+//! The runner: one node. Leases jobs, lends each a private warm engine, reports what it did.

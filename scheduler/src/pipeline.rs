@@ -1,0 +1,3 @@
+//! `.gitlab-ci.yml` text becomes a [`plan::Plan`], in pure stages, each a file.
+
+pub mod plan;

@@ -1,0 +1,2 @@
+//! Slipway.
+fn main() {}
