@@ -3,5 +3,7 @@
 //! | module | noun |
 //! |---|---|
 //! | [`pipeline`] | `.gitlab-ci.yml` text becomes a plan; pure, a fetcher comes in as a trait |
+//! | [`upstream`] | the door to a GitLab server that we are a runner of |
 
 pub mod pipeline;
+pub mod upstream;

@@ -1,0 +1,1 @@
+//! A GitLab server as an upstream: we are its runner.
