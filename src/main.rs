@@ -1,2 +1,109 @@
-//! Slipway.
-fn main() {}
+//! `slipway`: one binary. This crate is wiring, flags and printing; the decisions are in the scheduler and the runner.
+
+mod client;
+mod config;
+mod control;
+mod deployments;
+mod live;
+mod logs;
+mod run;
+mod serve;
+mod status;
+mod submit;
+mod table;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Self-hosted CI for container builds: a private, warm Docker engine for every job, placed by disk pressure.
+#[derive(Parser)]
+#[command(version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the pipeline of the commit at HEAD, here, without a server.
+    Run(run::Run),
+    /// Run a scheduler and a runner in one process, as a service does.
+    Up(serve::Serve),
+    /// Run a scheduler.
+    Scheduler(serve::Serve),
+    /// Run a runner: one node.
+    Runner(serve::Serve),
+    /// Make a pipeline of a commit.
+    Submit(submit::Submit),
+    /// Show pipelines, one pipeline, one job or the nodes.
+    Status(status::StatusArgs),
+    /// Print a job's trace.
+    Logs(logs::Logs),
+    /// End a job or a pipeline.
+    Cancel(control::Cancel),
+    /// Run a finished job, or the failed jobs of a pipeline, again.
+    Retry(control::Retry),
+    /// Start a manual or delayed job now.
+    Play(control::Play),
+    /// Say in a sentence why a job waits, or why it ran where it ran.
+    Explain(control::Explain),
+    /// Show the record of deployments.
+    Deployments(deployments::Deployments),
+}
+
+/// How a command ends: 0 well, 1 the pipeline or the call failed, 2 a configuration error.
+pub(crate) enum End {
+    Ok,
+    Failed,
+    BadConfiguration,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let quiet = matches!(cli.command, Command::Run(_));
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SLIPWAY_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(if quiet { "warn" } else { "info" })),
+        )
+        .init();
+    // One TLS provider for every client and server of the process; a second call would only say that it is there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("slipway: cannot start its threads: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let end = runtime.block_on(dispatch(cli.command));
+    // A blocking read of standard input or a slow disk must not keep a finished command from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    match end {
+        Ok(End::Ok) => ExitCode::SUCCESS,
+        Ok(End::Failed) => ExitCode::from(1),
+        Ok(End::BadConfiguration) => ExitCode::from(2),
+        Err(e) => {
+            eprintln!("slipway: {e:#}");
+            if e.downcast_ref::<config::BadConfiguration>().is_some() { ExitCode::from(2) } else { ExitCode::from(1) }
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<End> {
+    match command {
+        Command::Run(args) => args.execute().await,
+        Command::Up(args) => args.execute(serve::Role::Both).await,
+        Command::Scheduler(args) => args.execute(serve::Role::Scheduler).await,
+        Command::Runner(args) => args.execute(serve::Role::Runner).await,
+        Command::Submit(args) => args.execute().await,
+        Command::Status(args) => args.execute().await,
+        Command::Logs(args) => args.execute().await,
+        Command::Cancel(args) => args.execute().await,
+        Command::Retry(args) => args.execute().await,
+        Command::Play(args) => args.execute().await,
+        Command::Explain(args) => args.execute().await,
+        Command::Deployments(args) => args.execute().await,
+    }
+}
