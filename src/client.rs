@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use slipway_wire::v1::control_client::ControlClient;
 use slipway_wire::v1::Document;
+use slipway_wire::v1::control_client::ControlClient;
 use std::path::{Path, PathBuf};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -32,8 +32,9 @@ pub(crate) async fn connect(address: &str, identity: Option<&Path>) -> Result<Ch
     if let Some(path) = address.strip_prefix("unix:") {
         return unix(Path::new(path)).await;
     }
-    let mut endpoint = Endpoint::from_shared(address.to_owned())
-        .with_context(|| format!("{address:?} is no address of a scheduler: expected unix:PATH or http(s)://HOST:PORT"))?;
+    let mut endpoint = Endpoint::from_shared(address.to_owned()).with_context(|| {
+        format!("{address:?} is no address of a scheduler: expected unix:PATH or http(s)://HOST:PORT")
+    })?;
     if address.starts_with("https:") {
         endpoint = endpoint.tls_config(tls(identity)?).context("cannot use the TLS identity")?;
     }

@@ -30,7 +30,19 @@ impl Deployments {
             project: self.project.unwrap_or_default(),
         };
         let mut stream = self.address.control().await?.deployments(request).await.map_err(|s| said(&s))?.into_inner();
-        let mut table = Table::new(&["#", "when", "environment", "what", "outcome", "project", "ref", "commit", "job", "by", "url"]);
+        let mut table = Table::new(&[
+            "#",
+            "when",
+            "environment",
+            "what",
+            "outcome",
+            "project",
+            "ref",
+            "commit",
+            "job",
+            "by",
+            "url",
+        ]);
         while let Some(reply) = stream.try_next().await.map_err(|s| said(&s))? {
             let d: DeploymentView = document(&reply)?;
             if self.json {

@@ -32,7 +32,11 @@ impl Output {
 }
 
 /// Prints the pipeline until it is over, and gives its last state.
-pub(crate) async fn follow(control: &mut ControlClient<Channel>, id: PipelineId, output: Output) -> Result<PipelineView> {
+pub(crate) async fn follow(
+    control: &mut ControlClient<Channel>,
+    id: PipelineId,
+    output: Output,
+) -> Result<PipelineView> {
     let mut watch = control.watch(v1::IdRequest { id: id.0 }).await.map_err(|s| said(&s))?.into_inner();
     let (traces, mut printed) = mpsc::channel::<Line>(CHUNKS_AHEAD);
     let mut screen = Screen { output, progress: String::new(), width: 0 };
@@ -246,7 +250,8 @@ fn why(job: &JobView) -> String {
     if let Some(code) = job.exit_code {
         parts.push(format!("exit code {code}"));
     }
-    if parts.is_empty() || job.failure_reason.is_some_and(|r| r != slipway_spec::outcome::FailureReason::ScriptFailure) {
+    if parts.is_empty() || job.failure_reason.is_some_and(|r| r != slipway_spec::outcome::FailureReason::ScriptFailure)
+    {
         parts.extend((!job.message.is_empty()).then(|| job.message.clone()));
     }
     parts.join(", ")

@@ -1,13 +1,10 @@
 //! `slipway`: one binary. This crate is wiring, flags and printing; the decisions are in the scheduler and the runner.
 
 mod client;
-mod config;
 mod control;
 mod deployments;
 mod live;
 mod logs;
-mod run;
-mod serve;
 mod status;
 mod submit;
 mod table;
@@ -25,14 +22,6 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the pipeline of the commit at HEAD, here, without a server.
-    Run(run::Run),
-    /// Run a scheduler and a runner in one process, as a service does.
-    Up(serve::Serve),
-    /// Run a scheduler.
-    Scheduler(serve::Serve),
-    /// Run a runner: one node.
-    Runner(serve::Serve),
     /// Make a pipeline of a commit.
     Submit(submit::Submit),
     /// Show pipelines, one pipeline, one job or the nodes.
@@ -60,7 +49,7 @@ pub(crate) enum End {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Run(_));
+    let quiet = false;
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
@@ -86,17 +75,13 @@ fn main() -> ExitCode {
         Ok(End::BadConfiguration) => ExitCode::from(2),
         Err(e) => {
             eprintln!("slipway: {e:#}");
-            if e.downcast_ref::<config::BadConfiguration>().is_some() { ExitCode::from(2) } else { ExitCode::from(1) }
+            ExitCode::from(1)
         }
     }
 }
 
 async fn dispatch(command: Command) -> anyhow::Result<End> {
     match command {
-        Command::Run(args) => args.execute().await,
-        Command::Up(args) => args.execute(serve::Role::Both).await,
-        Command::Scheduler(args) => args.execute(serve::Role::Scheduler).await,
-        Command::Runner(args) => args.execute(serve::Role::Runner).await,
         Command::Submit(args) => args.execute().await,
         Command::Status(args) => args.execute().await,
         Command::Logs(args) => args.execute().await,

@@ -51,7 +51,10 @@ impl StatusArgs {
                 println!("{}", serde_json::to_string(&view)?);
             } else {
                 let name = view.name.as_ref().map(|n| format!(" \"{n}\"")).unwrap_or_default();
-                println!("pipeline {}{name} of {} {} {} by {}", view.id, view.project, view.ref_name, view.sha, view.submitted_by);
+                println!(
+                    "pipeline {}{name} of {} {} {} by {}",
+                    view.id, view.project, view.ref_name, view.sha, view.submitted_by
+                );
                 live::jobs(&view).print();
             }
         } else {
@@ -122,7 +125,17 @@ impl StatusArgs {
     async fn show_nodes(&self) -> Result<End> {
         let mut stream = self.address.control().await?.nodes(v1::Empty {}).await.map_err(|s| said(&s))?.into_inner();
         let mut table = Table::new(&[
-            "node", "state", "jobs", "wall", "io wait", "queue", "await ms", "psi io", "memory free", "disk free", "cache",
+            "node",
+            "state",
+            "jobs",
+            "wall",
+            "io wait",
+            "queue",
+            "await ms",
+            "psi io",
+            "memory free",
+            "disk free",
+            "cache",
             "builds",
         ]);
         while let Some(reply) = stream.try_next().await.map_err(|s| said(&s))? {

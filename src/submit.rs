@@ -79,7 +79,8 @@ impl Submit {
         let mut control = self.address.control().await?;
         // A folder is named by its full path, since the scheduler stands elsewhere; anything else is a project's path.
         let repository = if Path::new(&self.repository).is_dir() {
-            let full = std::fs::canonicalize(&self.repository).with_context(|| format!("cannot find {}", self.repository))?;
+            let full =
+                std::fs::canonicalize(&self.repository).with_context(|| format!("cannot find {}", self.repository))?;
             full.display().to_string()
         } else {
             self.repository.clone()
@@ -103,7 +104,13 @@ impl Submit {
         if self.json {
             println!("{}", serde_json::to_string(&pipeline)?);
         } else {
-            println!("pipeline {} of {} at {}: {} jobs", pipeline.id, pipeline.project, pipeline.sha, pipeline.jobs.len());
+            println!(
+                "pipeline {} of {} at {}: {} jobs",
+                pipeline.id,
+                pipeline.project,
+                pipeline.sha,
+                pipeline.jobs.len()
+            );
         }
         Ok(End::Ok)
     }

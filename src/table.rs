@@ -49,7 +49,7 @@ pub(crate) fn seconds(from: Option<Timestamp>, to: Option<Timestamp>) -> String 
 
 /// A moment in the reader's time zone.
 pub(crate) fn local(at: Timestamp) -> String {
-    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    at.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// `1.5 GB`; powers of ten, as disks are sold.
