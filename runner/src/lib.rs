@@ -1,1 +1,4 @@
 //! The runner: one node. Leases jobs, lends each a private warm engine, reports what it did.
+
+pub mod pressure;
+pub mod trace;
