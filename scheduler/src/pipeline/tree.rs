@@ -344,6 +344,23 @@ pub fn ruby_float(f: f64) -> String {
     format!("{digits}e{sign}{exponent:0>2}")
 }
 
+/// The value as Ruby's `inspect` prints it: `["a", "b"]`.
+#[must_use]
+pub fn ruby_inspect(node: &Node) -> String {
+    let list = |items: &[Node]| items.iter().map(ruby_inspect).collect::<Vec<_>>().join(", ");
+    match &node.value {
+        Value::Null => "nil".into(),
+        Value::Str { text, style: Style::Symbol } => format!(":{text}"),
+        Value::Str { text, .. } => format!("{text:?}"),
+        Value::Bool(_) | Value::Int(_) | Value::Float(_) => node.scalar_text().unwrap_or_default(),
+        Value::Seq(items) | Value::Reference(items) => format!("[{}]", list(items)),
+        Value::Map(map) => {
+            let pairs: Vec<String> = map.iter().map(|(k, e)| format!("{k:?}=>{}", ruby_inspect(&e.value))).collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+    }
+}
+
 /// At most `limit` characters of a text, on one line.
 #[must_use]
 pub fn shorten(text: &str, limit: usize) -> String {

@@ -1,0 +1,6 @@
+//! `.gitlab-ci.yml` to plan: the project's own cases, and GitLab's where the conformance data is there.
+
+#[path = "pipeline/conformance.rs"]
+mod conformance;
+#[path = "pipeline/yaml.rs"]
+mod yaml;
