@@ -3,10 +3,11 @@
 use anyhow::{Context, Result};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use slipway_runner::identity::Identity;
 use slipway_wire::v1::Document;
 use slipway_wire::v1::control_client::ControlClient;
 use std::path::{Path, PathBuf};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Channel, Endpoint};
 
 /// Where the scheduler is, and who asks.
 #[derive(clap::Args, Clone, Debug)]
@@ -36,7 +37,11 @@ pub(crate) async fn connect(address: &str, identity: Option<&Path>) -> Result<Ch
         format!("{address:?} is no address of a scheduler: expected unix:PATH or http(s)://HOST:PORT")
     })?;
     if address.starts_with("https:") {
-        endpoint = endpoint.tls_config(tls(identity)?).context("cannot use the TLS identity")?;
+        let Some(folder) = identity else {
+            anyhow::bail!("an https scheduler asks for a certificate: give --identity FOLDER (made by `slipway join`)");
+        };
+        let tls = Identity::at(folder).tls()?;
+        endpoint = endpoint.tls_config(tls).context("cannot use the TLS identity")?;
     }
     endpoint.connect().await.with_context(|| format!("cannot reach the scheduler at {address}: does it run there?"))
 }
@@ -53,19 +58,6 @@ async fn unix(path: &Path) -> Result<Channel> {
         .with_context(|| {
             format!("cannot reach the scheduler at unix:{shown}: start one (`slipway up --config F`) or name another with --scheduler")
         })
-}
-
-fn tls(identity: Option<&Path>) -> Result<ClientTlsConfig> {
-    let Some(folder) = identity else {
-        anyhow::bail!("an https scheduler asks for a certificate: give --identity FOLDER (made by `slipway join`)");
-    };
-    let read = |name: &str| {
-        let path = folder.join(name);
-        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    Ok(ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(read("ca.pem")?))
-        .identity(Identity::from_pem(read("client.pem")?, read("client.key")?)))
 }
 
 /// The document in a reply.

@@ -1,5 +1,6 @@
 //! `slipway`: one binary. This crate is wiring, flags and printing; the decisions are in the scheduler and the runner.
 
+mod access;
 mod client;
 mod control;
 mod deployments;
@@ -38,6 +39,12 @@ enum Command {
     Explain(control::Explain),
     /// Show the record of deployments.
     Deployments(deployments::Deployments),
+    /// Make a one-time token with which a node or a person joins.
+    Token(access::Token),
+    /// Trade a token for an identity: a key and a certificate.
+    Join(access::Join),
+    /// Take a node's or person's certificate back.
+    Revoke(access::Revoke),
 }
 
 /// How a command ends: 0 well, 1 the pipeline or the call failed, 2 a configuration error.
@@ -90,5 +97,8 @@ async fn dispatch(command: Command) -> anyhow::Result<End> {
         Command::Play(args) => args.execute().await,
         Command::Explain(args) => args.execute().await,
         Command::Deployments(args) => args.execute().await,
+        Command::Token(args) => args.execute().await,
+        Command::Join(args) => args.execute().await,
+        Command::Revoke(args) => args.execute().await,
     }
 }

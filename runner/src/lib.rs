@@ -1,4 +1,5 @@
 //! The runner: one node. Leases jobs, lends each a private warm engine, reports what it did.
 
+pub mod identity;
 pub mod pressure;
 pub mod trace;

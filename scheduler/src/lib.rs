@@ -2,8 +2,10 @@
 //!
 //! | module | noun |
 //! |---|---|
+//! | [`access`] | who may talk to us over TCP: authority, tokens, certificates |
 //! | [`pipeline`] | `.gitlab-ci.yml` text becomes a plan; pure, a fetcher comes in as a trait |
 //! | [`upstream`] | the door to a GitLab server that we are a runner of |
 
+pub mod access;
 pub mod pipeline;
 pub mod upstream;
