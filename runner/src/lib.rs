@@ -1,5 +1,6 @@
 //! The runner: one node. Leases jobs, lends each a private warm engine, reports what it did.
 
 pub mod identity;
+pub mod layers;
 pub mod pressure;
 pub mod trace;

@@ -1,0 +1,267 @@
+//! Where an engine keeps its layers, and what else of its data directory is worth keeping.
+//!
+//! Known: containerd's image store with containerd's root at `containerd/daemon` of the data directory. Anything else
+//! is cold. Kept of it are images and build cache; containers, volumes, networks, plugins, swarm state, logins and
+//! temporary files are a job's own affair and end with it.
+
+use super::budget::Budget;
+use super::manifest::{LayerEntry, LayerKind};
+use super::untrusted_tree::{self, Limits, Tally, Tree, TreeError, file_type, is_hex, objection};
+use super::untrusted_tree::{Objection, allocated};
+use rustix::fs::FileType;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+/// How an engine's data directory is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// containerd's image store, `--root …/containerd/daemon`, overlayfs snapshotter.
+    Containerd,
+}
+
+/// What containerd says of a snapshot, in all its namespaces, after dockerd has stopped and before containerd stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// The number of its folder in `snapshots/`. containerd tells it of active ones only (the `upperdir` or `source`
+    /// of their mounts); `None` is right for a committed one.
+    pub id: Option<u64>,
+    /// Its key.
+    pub key: String,
+    /// Whether it can still change.
+    pub kind: SnapshotKind,
+    /// The key it is based on.
+    pub parent: Option<String>,
+}
+
+/// Whether a snapshot can still change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotKind {
+    /// Immutable: a layer.
+    Committed,
+    /// Written in place: a cache mount, a build step not yet committed, a container's own files.
+    Active,
+    /// A read-only look at a committed one; has a folder, without content.
+    View,
+}
+
+const SNAPSHOTTER: &str = "containerd/daemon/io.containerd.snapshotter.v1.overlayfs";
+const SNAPSHOTS: &str = "containerd/daemon/io.containerd.snapshotter.v1.overlayfs/snapshots";
+const METADATA: &str = "containerd/daemon/io.containerd.metadata.v1.bolt";
+const BLOBS: &str = "containerd/daemon/io.containerd.content.v1.content/blobs/sha256";
+const BUILDKIT: &str = "buildkit";
+
+/// Most entries a folder of containerd's may have.
+const FOLDER_MAX: u64 = 100_000;
+
+/// A file or folder that goes from the engine's data directory into the generation's private tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Private {
+    pub folder: &'static str,
+    /// Beneath `folder`, one component but for a snapshot's `<n>/fs`.
+    pub name: PathBuf,
+}
+
+/// A file or folder that becomes a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewLayer {
+    pub at: String,
+    pub kind: LayerKind,
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+/// What an engine left.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Survey {
+    pub private: Vec<Private>,
+    pub private_bytes: u64,
+    /// Layers that were links already.
+    pub kept: Vec<LayerEntry>,
+    pub new: Vec<NewLayer>,
+    /// Folders without content of their own.
+    pub folders: Vec<String>,
+}
+
+/// Why nothing can be kept of an engine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SurveyError {
+    #[error("its data directory is laid out in no known way (no {0})")]
+    Unknown(&'static str),
+    #[error("{0}")]
+    Incomplete(String),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+/// Finds what is worth keeping in `data`. `links` are the targets of the links this engine was given.
+pub(crate) fn survey(
+    data: &Tree,
+    snapshots: &[SnapshotInfo],
+    links: &BTreeMap<String, LayerEntry>,
+    budget: &Budget,
+) -> Result<Survey, SurveyError> {
+    let mut survey = Survey::default();
+    let private_limits =
+        Limits { bytes: budget.private_max_bytes, inodes: budget.promote_max_inodes, depth: DEPTH_MAX };
+    let limits = Limits { bytes: budget.promote_max_bytes, inodes: budget.promote_max_inodes, depth: DEPTH_MAX };
+    let mut private = Tally::default();
+    let mut fresh = Tally::default();
+
+    for (folder, file) in [(SNAPSHOTTER, "metadata.db"), (METADATA, "meta.db")] {
+        let tree = data.dir(Path::new(folder))?.ok_or(SurveyError::Unknown(folder))?;
+        let stat = tree.stat(OsStr::new(file))?.ok_or(SurveyError::Unknown(folder))?;
+        if file_type(&stat) != FileType::RegularFile {
+            return Err(objection(&Path::new(folder).join(file), Objection::WrongType).into());
+        }
+        private.add(Path::new(file), &stat, &private_limits)?;
+        survey.private.push(Private { folder, name: PathBuf::from(file) });
+    }
+    if let Some(buildkit) = data.dir(Path::new(BUILDKIT))? {
+        for name in buildkit.names(FOLDER_MAX)? {
+            let Some(stat) = buildkit.stat(&name)? else { continue };
+            // Its databases. Folders here are those of running steps.
+            if file_type(&stat) == FileType::RegularFile && Path::new(&name).extension() == Some(OsStr::new("db")) {
+                private.add(Path::new(&name), &stat, &private_limits)?;
+                survey.private.push(Private { folder: BUILDKIT, name: PathBuf::from(name) });
+            }
+        }
+    }
+    survey_snapshots(data, snapshots, links, (&private_limits, &mut private), (&limits, &mut fresh), &mut survey)?;
+    survey_blobs(data, links, (&limits, &mut fresh), &mut survey)?;
+    survey.private_bytes = private.bytes;
+    Ok(survey)
+}
+
+/// Deepest folder accepted: deeper than any package manager nests, far from the limits of a path.
+pub(crate) const DEPTH_MAX: usize = 200;
+
+/// What a walk of the store's own copies accepts: they were held against tighter limits when they came in.
+pub(crate) const ANY: Limits = Limits { bytes: u64::MAX, inodes: u64::MAX, depth: DEPTH_MAX + 20 };
+
+fn survey_snapshots(
+    data: &Tree,
+    snapshots: &[SnapshotInfo],
+    links: &BTreeMap<String, LayerEntry>,
+    (private_limits, private): (&Limits, &mut Tally),
+    (limits, fresh): (&Limits, &mut Tally),
+    survey: &mut Survey,
+) -> Result<(), SurveyError> {
+    let mut mutable = BTreeSet::new();
+    let mut named = BTreeSet::new();
+    for info in snapshots {
+        match (info.kind, info.id) {
+            (SnapshotKind::Committed, None) => {}
+            (SnapshotKind::Committed, Some(id)) => {
+                named.insert(id);
+            }
+            (SnapshotKind::Active | SnapshotKind::View, Some(id)) => {
+                mutable.insert(id);
+                named.insert(id);
+            }
+            (SnapshotKind::Active | SnapshotKind::View, None) => {
+                return Err(SurveyError::Incomplete(format!(
+                    "it is not known which folder belongs to the changing snapshot {}",
+                    info.key
+                )));
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    if let Some(folder) = data.dir(Path::new(SNAPSHOTS))? {
+        for name in folder.names(FOLDER_MAX)? {
+            // `new-…` and `rm-…` are folders containerd was busy with when it last died.
+            let Some(id) = name.to_str().and_then(|n| n.parse::<u64>().ok().filter(|id| id.to_string() == n)) else {
+                continue;
+            };
+            let Some(snapshot) = folder.dir(Path::new(&name))? else { continue };
+            let Some(stat) = snapshot.stat(OsStr::new("fs"))? else { continue };
+            found.insert(id);
+            let at = format!("{SNAPSHOTS}/{id}/fs");
+            match file_type(&stat) {
+                FileType::Symlink => {
+                    survey.kept.push(known(&snapshot, OsStr::new("fs"), at, LayerKind::Snapshot, links)?)
+                }
+                FileType::Directory if mutable.contains(&id) => {
+                    let content = open_fs(&snapshot)?;
+                    untrusted_tree::examine(&content, private_limits, private)?;
+                    survey.private.push(Private { folder: SNAPSHOTS, name: PathBuf::from(format!("{id}/fs")) });
+                }
+                FileType::Directory => {
+                    let (bytes, inodes) = (fresh.bytes, fresh.inodes);
+                    untrusted_tree::examine(&open_fs(&snapshot)?, limits, fresh)?;
+                    survey.new.push(NewLayer {
+                        at,
+                        kind: LayerKind::Snapshot,
+                        bytes: fresh.bytes - bytes,
+                        inodes: fresh.inodes - inodes,
+                    });
+                }
+                _ => return Err(objection(Path::new(&at), Objection::WrongType).into()),
+            }
+            survey.folders.push(format!("{SNAPSHOTS}/{id}/work"));
+        }
+    }
+    if let Some(missing) = named.difference(&found).next() {
+        return Err(SurveyError::Incomplete(format!(
+            "snapshot {missing} is named by the engine but gone from its disk"
+        )));
+    }
+    if found.len() < snapshots.len() {
+        return Err(SurveyError::Incomplete(format!(
+            "the engine names {} snapshots, only {} are on its disk",
+            snapshots.len(),
+            found.len()
+        )));
+    }
+    Ok(())
+}
+
+fn open_fs(snapshot: &Tree) -> Result<Tree, SurveyError> {
+    let tree = snapshot.dir(Path::new("fs"))?;
+    tree.ok_or_else(|| SurveyError::Incomplete(format!("{} has no content", snapshot.path().display())))
+}
+
+fn survey_blobs(
+    data: &Tree,
+    links: &BTreeMap<String, LayerEntry>,
+    (limits, fresh): (&Limits, &mut Tally),
+    survey: &mut Survey,
+) -> Result<(), SurveyError> {
+    let Some(folder) = data.dir(Path::new(BLOBS))? else { return Ok(()) };
+    for name in folder.names(FOLDER_MAX)? {
+        if !is_hex(&name, 64) {
+            continue;
+        }
+        let Some(stat) = folder.stat(&name)? else { continue };
+        let at = format!("{BLOBS}/{}", name.to_string_lossy());
+        match file_type(&stat) {
+            FileType::Symlink => survey.kept.push(known(&folder, &name, at, LayerKind::Blob, links)?),
+            FileType::RegularFile => {
+                fresh.add(Path::new(&at), &stat, limits)?;
+                survey.new.push(NewLayer { at, kind: LayerKind::Blob, bytes: allocated(&stat), inodes: 1 });
+            }
+            _ => return Err(objection(Path::new(&at), Objection::WrongType).into()),
+        }
+    }
+    Ok(())
+}
+
+/// A link must be one of those this engine was given, to something of the same kind.
+fn known(
+    folder: &Tree,
+    name: &OsStr,
+    at: String,
+    kind: LayerKind,
+    links: &BTreeMap<String, LayerEntry>,
+) -> Result<LayerEntry, SurveyError> {
+    let target = folder.link_target(name)?;
+    let entry = target.to_str().and_then(|t| links.get(t)).filter(|entry| entry.kind == kind);
+    match entry {
+        Some(entry) => Ok(LayerEntry { at, ..entry.clone() }),
+        None => Err(objection(Path::new(&at), Objection::LeavesTheTree).into()),
+    }
+}
