@@ -7,14 +7,26 @@
 //! | [`load`], [`scalar`] | YAML text becomes a tree, read as GitLab reads it |
 //! | [`fetch`] | what a compilation asks of the world |
 //! | [`extends`], [`reference`] | `extends` and `!reference` |
+//! | [`changes`] | `changes` and `exists`: patterns against a commit's paths |
+//! | [`expression`] | `rules:if` and its relatives |
+//! | [`matrix`] | `parallel`: one job becomes several |
+//! | [`needs`] | which job waits for which, and whose artifacts it gets |
+//! | [`regex`] | RE2's patterns on a linear engine |
+//! | [`rules`] | which jobs run, and why |
 //! | [`plan`] | the compiled pipeline |
 
+pub mod changes;
 pub mod diagnostic;
+pub mod expression;
 pub mod extends;
 pub mod fetch;
 pub mod load;
+pub mod matrix;
+pub mod needs;
 pub mod plan;
 pub mod reference;
+pub mod regex;
+pub mod rules;
 pub mod scalar;
 pub mod suggest;
 pub mod tree;
