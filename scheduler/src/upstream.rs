@@ -167,6 +167,7 @@ pub trait Upstream: Send + Sync + 'static {
     /// again until it is acknowledged, through restarts. A repetition changes nothing: the first end counts.
     ///
     /// # Errors
+    /// [`UpstreamError::TraceShort`] when less than `trace_bytes` are held.
     /// [`UpstreamError::Gone`] when the job is unknown or was given up: the outbox row is done as well.
     fn finish(&self, job: &RemoteJob, end: End) -> BoxFuture<'_, Result<(), UpstreamError>>;
 
@@ -203,6 +204,14 @@ pub enum UpstreamError {
         job: RemoteJob,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The end came before the trace: send it from `held` on, then the end again.
+    #[error("the trace of GitLab job {job} ends at {held}: send the rest before its end")]
+    TraceShort {
+        /// Which job.
+        job: RemoteJob,
+        /// Bytes of trace that are held.
+        held: u64,
     },
     /// The server does not take, or give, an artifact.
     #[error("{text}")]
