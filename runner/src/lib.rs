@@ -4,3 +4,4 @@ pub mod identity;
 pub mod layers;
 pub mod pressure;
 pub mod trace;
+pub mod workspace;
