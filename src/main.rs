@@ -1,9 +1,11 @@
 //! `slipway`: one binary. This crate is wiring, flags and printing; the decisions are in the scheduler and the runner.
 
 mod access;
+mod artifacts;
 mod client;
 mod control;
 mod deployments;
+mod hook;
 mod live;
 mod logs;
 mod status;
@@ -39,6 +41,10 @@ enum Command {
     Explain(control::Explain),
     /// Show the record of deployments.
     Deployments(deployments::Deployments),
+    /// List or fetch what jobs left.
+    Artifacts(artifacts::Artifacts),
+    /// Tell the scheduler of a push: a bare repository's post-receive hook.
+    Hook(hook::Hook),
     /// Make a one-time token with which a node or a person joins.
     Token(access::Token),
     /// Trade a token for an identity: a key and a certificate.
@@ -97,6 +103,8 @@ async fn dispatch(command: Command) -> anyhow::Result<End> {
         Command::Play(args) => args.execute().await,
         Command::Explain(args) => args.execute().await,
         Command::Deployments(args) => args.execute().await,
+        Command::Artifacts(args) => args.execute().await,
+        Command::Hook(args) => args.execute().await,
         Command::Token(args) => args.execute().await,
         Command::Join(args) => args.execute().await,
         Command::Revoke(args) => args.execute().await,
