@@ -9,6 +9,7 @@
 //! | [`extends`], [`reference`] | `extends` and `!reference` |
 //! | [`changes`] | `changes` and `exists`: patterns against a commit's paths |
 //! | [`expression`] | `rules:if` and its relatives |
+//! | [`git_tree`] | what a commit holds and changed; the one file that reads a repository |
 //! | [`matrix`] | `parallel`: one job becomes several |
 //! | [`needs`] | which job waits for which, and whose artifacts it gets |
 //! | [`regex`] | RE2's patterns on a linear engine |
@@ -20,6 +21,7 @@ pub mod diagnostic;
 pub mod expression;
 pub mod extends;
 pub mod fetch;
+pub mod git_tree;
 pub mod load;
 pub mod matrix;
 pub mod needs;

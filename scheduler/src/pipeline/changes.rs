@@ -2,11 +2,14 @@
 
 use super::diagnostic::Diagnostics;
 use super::expression::Scope;
+use super::fetch::Fetch;
 use super::regex::compile;
 use super::tree::{Node, Span};
 use ::regex::Regex;
 use slipway_spec::expand::{Undefined, expand_for_server, has_reference};
 use slipway_spec::glob::RubyGlob;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,7 +25,7 @@ pub trait Commit {
     ///
     /// # Errors
     /// When `compare_to` names no commit.
-    fn changed(&self, compare_to: Option<&str>) -> Result<Option<Arc<[String]>>, UnknownRef>;
+    fn changed(&self, compare_to: Option<&str>) -> ChangedPaths;
 
     /// All files of the commit.
     fn files(&self) -> Arc<Files>;
@@ -74,7 +77,7 @@ impl Files {
 pub struct NoCommit;
 
 impl Commit for NoCommit {
-    fn changed(&self, _: Option<&str>) -> Result<Option<Arc<[String]>>, UnknownRef> {
+    fn changed(&self, _: Option<&str>) -> ChangedPaths {
         Ok(None)
     }
 
@@ -93,12 +96,50 @@ pub struct ListedCommit {
 }
 
 impl Commit for ListedCommit {
-    fn changed(&self, _: Option<&str>) -> Result<Option<Arc<[String]>>, UnknownRef> {
+    fn changed(&self, _: Option<&str>) -> ChangedPaths {
         Ok(self.changed.clone())
     }
 
     fn files(&self) -> Arc<Files> {
         Arc::clone(&self.files)
+    }
+}
+
+/// A commit as a [`Fetch`] tells of it, each question asked once.
+pub struct FetchedCommit<'f> {
+    fetch: &'f dyn Fetch,
+    files: OnceCell<Arc<Files>>,
+    changed: RefCell<HashMap<Option<String>, ChangedPaths>>,
+}
+
+/// What [`Commit::changed`] answers.
+pub type ChangedPaths = Result<Option<Arc<[String]>>, UnknownRef>;
+
+impl<'f> FetchedCommit<'f> {
+    /// Nothing is asked yet.
+    #[must_use]
+    pub fn new(fetch: &'f dyn Fetch) -> Self {
+        FetchedCommit { fetch, files: OnceCell::new(), changed: RefCell::default() }
+    }
+}
+
+impl Commit for FetchedCommit<'_> {
+    fn changed(&self, compare_to: Option<&str>) -> ChangedPaths {
+        let key = compare_to.map(str::to_string);
+        if let Some(known) = self.changed.borrow().get(&key) {
+            return known.clone();
+        }
+        let answer = match self.fetch.changes(compare_to) {
+            Ok(paths) => Ok(paths.map(Into::into)),
+            Err(_) => Err(UnknownRef(key.clone().unwrap_or_default())),
+        };
+        self.changed.borrow_mut().insert(key, answer.clone());
+        answer
+    }
+
+    /// A commit that cannot be looked at has no files.
+    fn files(&self) -> Arc<Files> {
+        Arc::clone(self.files.get_or_init(|| Arc::new(Files::new(self.fetch.paths(None).unwrap_or_default()))))
     }
 }
 

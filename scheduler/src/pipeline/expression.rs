@@ -140,6 +140,31 @@ pub struct BadPattern {
     pub why: String,
 }
 
+/// A token, as an editor would colour it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lexeme {
+    /// `variable`, `string`, `pattern`, …
+    pub name: &'static str,
+    /// As it was written.
+    pub text: String,
+    /// What it means: of a string its inside, of a pattern its RE2 form.
+    pub value: String,
+}
+
+/// The tokens of a text, at most `limit`, as far as they can be read, and the error that ended the reading.
+#[must_use]
+pub fn lexemes(text: &str, limit: usize) -> (Vec<Lexeme>, Option<ExpressionError>) {
+    let mut tokens = Vec::new();
+    let error = lexer::read(text, limit.min(MAX_TOKENS), &mut tokens).err();
+    let chars: Vec<char> = text.chars().collect();
+    let lexeme = |t: &lexer::Token| {
+        let text: String = chars[t.at..t.at + t.length].iter().collect();
+        let (name, value) = t.kind.describe(&text);
+        Lexeme { name, text, value }
+    };
+    (tokens.iter().map(lexeme).collect(), error)
+}
+
 impl Expression {
     /// Reads an expression.
     ///
@@ -150,7 +175,8 @@ impl Expression {
             let what = format!("the expression has {} bytes, at most {MAX_TEXT} are allowed", text.len());
             return Err(ExpressionError { column: 1, what, length: 1 });
         }
-        let tokens = lexer::tokens(text)?;
+        let mut tokens = Vec::new();
+        lexer::read(text, MAX_TOKENS, &mut tokens)?;
         let root = parser::parse(&tokens, text.chars().count())?;
         Ok(Expression { text: text.into(), root })
     }

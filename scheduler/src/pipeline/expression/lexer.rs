@@ -1,6 +1,6 @@
 //! Text to tokens.
 
-use super::{ExpressionError, MAX_TOKENS, Operator};
+use super::{ExpressionError, Operator};
 
 /// A token and its place, in characters from 0.
 #[derive(Clone, Debug)]
@@ -26,24 +26,43 @@ pub(super) enum Kind {
     Operator(Operator),
 }
 
-pub(super) fn tokens(text: &str) -> Result<Vec<Token>, ExpressionError> {
+impl Kind {
+    /// Its name, and what it means.
+    pub(super) fn describe(&self, written: &str) -> (&'static str, String) {
+        match self {
+            Kind::Open => ("parenthesis_open", written.into()),
+            Kind::Close => ("parenthesis_close", written.into()),
+            Kind::Variable(name) => ("variable", name.clone()),
+            Kind::Input(name) => ("input", name.clone()),
+            Kind::Text(text) => ("string", text.clone()),
+            Kind::Pattern(text, flags) if flags.is_empty() => ("pattern", text.clone()),
+            Kind::Pattern(text, flags) => ("pattern", format!("(?{flags}){text}")),
+            Kind::Null => ("null", written.into()),
+            Kind::Bool(_) => ("boolean", written.into()),
+            Kind::Not => ("not", written.into()),
+            Kind::Operator(_) => ("operator", written.into()),
+        }
+    }
+}
+
+/// Reads tokens; those before an error are there.
+pub(super) fn read(text: &str, limit: usize, tokens: &mut Vec<Token>) -> Result<(), ExpressionError> {
     let chars: Vec<char> = text.chars().collect();
-    let mut tokens = Vec::new();
     let mut at = 0;
     while at < chars.len() {
         if chars[at].is_whitespace() {
             at += 1;
             continue;
         }
-        if tokens.len() == MAX_TOKENS {
-            let what = format!("the expression has more than {MAX_TOKENS} tokens; split it over several rules");
+        if tokens.len() == limit {
+            let what = format!("the expression has more than {limit} tokens; split it over several rules");
             return Err(ExpressionError { column: at + 1, what, length: 1 });
         }
         let (kind, length) = token(&chars, at)?;
         tokens.push(Token { kind, at, length });
         at += length;
     }
-    Ok(tokens)
+    Ok(())
 }
 
 fn is_word(c: &char) -> bool {
