@@ -58,6 +58,7 @@ impl Store {
         let started = Instant::now();
         check_engine_name(engine)?;
         let folder = self.engine_folder(engine);
+        self.step_back(lineage)?;
         loop {
             let lock = self.lock()?;
             if folder.exists() {
@@ -137,8 +138,14 @@ impl Store {
     }
 
     pub(crate) fn throw_away(&self, folder: &Path) -> Result<(), LayersError> {
+        let record = read_record::<CloneRecord>(&folder.join("clone.json")).unwrap_or_default();
         self.to_trash(folder)?;
         self.at(Step::Trashed)?;
+        let base = record.and_then(|r| r.generation);
+        if base.is_some_and(|g| !self.generation_folder(&g).exists()) {
+            // Dropped while this engine ran on it: the engine was the last to keep its layers.
+            self.collect_layers(&self.lock()?)?;
+        }
         self.empty_trash();
         Ok(())
     }
@@ -153,6 +160,18 @@ impl Store {
             }
         }
         Ok(pins)
+    }
+
+    /// A pointer to a generation that is gone or cannot be read goes to the one before.
+    fn step_back(&self, lineage: &Lineage) -> Result<(), LayersError> {
+        let key = lineage.key();
+        while let Some(state) = self.lineage(&key)? {
+            match state.pointer.current.filter(|n| !state.generations.contains_key(n)) {
+                Some(number) => self.condemn(&state.reference(number), "it is gone or its manifest cannot be read")?,
+                None => break,
+            };
+        }
+        Ok(())
     }
 
     fn choose(

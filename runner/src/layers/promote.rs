@@ -8,7 +8,9 @@ use super::fault::Step;
 use super::layout::{self, Layout, NewLayer, SnapshotInfo, Survey, SurveyError};
 use super::lineage::{GenerationRef, hex};
 use super::manifest::{FORMAT, LayerEntry, LayerKind, LayerName, Manifest, Pointer};
-use super::store::{LayersError, Store, StoreLock, io_failed, make_dir, sync_folder, write_json, write_record};
+use super::store::{
+    LayersError, Store, StoreLock, io_failed, make_dir, names_in, number, sync_folder, write_json, write_record,
+};
 use super::succession::{self, Verdict, Yield};
 use super::untrusted_tree::{self, Tree, TreeError};
 use rustix::fs::FlockOperation;
@@ -173,7 +175,7 @@ impl Store {
         let staged = self.stage(clone, finished, survey, &data)?;
         let placed = self.move_and_place(clone, finished, &staged, &data);
         let (reference, instead_of) = match placed {
-            Ok(Ok(placed)) => placed,
+            Ok(Ok(done)) => done,
             Ok(Err(why)) => {
                 self.unstage(&staged)?;
                 return Ok(Promotion::Kept(Kept::Yielded(why)));
@@ -185,7 +187,7 @@ impl Store {
             }
         };
         debug_assert_eq!(reference.lineage, key);
-        self.seal(clone, &staged.new)?;
+        self.seal(clone, &reference, &staged.new)?;
         self.at(Step::Sealed)?;
         self.shrink_to_budget()?;
         Ok(Promotion::Promoted {
@@ -260,8 +262,6 @@ impl Store {
             let name = private.name.file_name().unwrap_or(private.name.as_os_str());
             source.move_out(name, &Tree::open(&to)?, name)?;
         }
-        let sum = untrusted_tree::digest_tree(&Tree::open(&tree)?, &layout::ANY)?;
-        fs::write(folder.join("sum"), sum).map_err(io_failed("write", &folder))?;
         self.at(Step::Staged)?;
         Ok(Staged { folder, manifest, new, _owner: owner })
     }
@@ -306,7 +306,11 @@ impl Store {
         make_dir(&lineage)?;
         let mut pointer = match self.lineage(&key)? {
             Some(state) => state.pointer,
-            None => Pointer { format: FORMAT, lineage: clone.lineage.clone(), current: None, next: 1, condemned: 0 },
+            None => {
+                // There may be generations without a readable pointer; their numbers are not used again.
+                let next = names_in(&lineage)?.iter().filter_map(|n| number(n)).max().unwrap_or(0) + 1;
+                Pointer { format: FORMAT, lineage: clone.lineage.clone(), current: None, next, condemned: 0 }
+            }
         };
         let reference = GenerationRef { lineage: key.clone(), number: pointer.next };
         let folder = self.generation_folder(&reference);
@@ -341,19 +345,35 @@ impl Store {
         Ok(())
     }
 
-    /// Records the digests of new layers, by which `verify` finds a flipped byte. Jobs may already start from them.
-    fn seal(&self, clone: &Clone, new: &[(NewLayer, LayerName)]) -> Result<(), LayersError> {
+    /// Records the digests of new snapshots and of the private tree, by which `verify` finds a flipped byte. Jobs may
+    /// already start from them. (A blob proves itself: its place carries its digest.)
+    fn seal(
+        &self,
+        clone: &Clone,
+        generation: &GenerationRef,
+        new: &[(NewLayer, LayerName)],
+    ) -> Result<(), LayersError> {
         let (project, tier) = (clone.lineage.project, clone.lineage.tier);
         make_dir(&self.root.join("sums").join(project.to_string()).join(tier.as_str()))?;
-        for (layer, name) in new {
-            match self.digest_layer(project, tier, name, layer.kind) {
+        for (_, name) in new.iter().filter(|(layer, _)| layer.kind == LayerKind::Snapshot) {
+            match self.digest_layer(project, tier, name, LayerKind::Snapshot) {
                 Ok(sum) => write_sum(&self.sum_path(project, tier, name), &sum)?,
                 // Dropped meanwhile.
                 Err(_) if !self.layer_path(project, tier, name).exists() => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        let folder = self.generation_folder(generation);
+        match self.digest_private(generation) {
+            Ok(sum) if folder.exists() => write_sum(&folder.join("sum"), &sum),
+            Err(error) if folder.exists() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn digest_private(&self, generation: &GenerationRef) -> Result<String, LayersError> {
+        let tree = Tree::open(&self.generation_folder(generation).join("tree"))?;
+        Ok(untrusted_tree::digest_tree(&tree, &layout::ANY)?)
     }
 
     pub(crate) fn digest_layer(

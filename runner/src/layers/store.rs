@@ -202,8 +202,8 @@ impl Store {
         let lock_exists = store.root.join("LOCK").exists();
         let stamp = store.root.join("FORMAT");
         if !stamp.exists() && !lock_exists {
-            let mut entries = fs::read_dir(root).map_err(io_failed("read", root))?;
-            if entries.next().is_some() {
+            // A filesystem made for the store has a `lost+found`.
+            if names_in(root)?.iter().any(|name| name != "lost+found") {
                 return Err(LayersError::NotAStore { root: root.to_owned() });
             }
         }
@@ -317,7 +317,15 @@ impl Store {
     /// A lineage's pointer and generations; `None` when it has no pointer.
     pub(crate) fn lineage(&self, key: &LineageKey) -> Result<Option<LineageState>, LayersError> {
         let folder = self.lineage_folder(key);
-        let Some(pointer) = read_record::<Pointer>(&folder.join("current"))? else { return Ok(None) };
+        let pointer = match read_record::<Pointer>(&folder.join("current")) {
+            Ok(Some(pointer)) => pointer,
+            Ok(None) => return Ok(None),
+            Err(error @ LayersError::Record { .. }) => {
+                tracing::warn!(lineage = %key, %error, "a lineage's pointer cannot be read: it starts cold");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
         let mut generations = BTreeMap::new();
         for name in names_in(&folder)? {
             let Some(number) = number(&name).filter(|n| *n < pointer.next) else { continue };
