@@ -2,11 +2,15 @@
 //!
 //! | module | noun |
 //! |---|---|
+//! | [`compile`] | all stages in order: a request becomes a plan, or what is wrong |
 //! | [`tree`] | a YAML value that knows its place |
 //! | [`diagnostic`], [`suggest`] | what is wrong, where, and how a person sees it |
 //! | [`load`], [`scalar`] | YAML text becomes a tree, read as GitLab reads it |
 //! | [`fetch`] | what a compilation asks of the world |
+//! | [`include`], [`inputs`] | other files, and the values put into them |
 //! | [`extends`], [`reference`] | `extends` and `!reference` |
+//! | [`keywords`], [`validate`] | what may stand where, and what is done with it |
+//! | [`default`], [`variables`], [`job`] | a job's settings, typed |
 //! | [`changes`] | `changes` and `exists`: patterns against a commit's paths |
 //! | [`expression`] | `rules:if` and its relatives |
 //! | [`git_tree`] | what a commit holds and changed; the one file that reads a repository |
@@ -17,11 +21,17 @@
 //! | [`plan`] | the compiled pipeline |
 
 pub mod changes;
+pub mod compile;
+pub mod default;
 pub mod diagnostic;
 pub mod expression;
 pub mod extends;
 pub mod fetch;
 pub mod git_tree;
+pub mod include;
+pub mod inputs;
+pub mod job;
+pub mod keywords;
 pub mod load;
 pub mod matrix;
 pub mod needs;
@@ -32,3 +42,5 @@ pub mod rules;
 pub mod scalar;
 pub mod suggest;
 pub mod tree;
+pub mod validate;
+pub mod variables;

@@ -2,5 +2,11 @@
 
 #[path = "pipeline/conformance.rs"]
 mod conformance;
+#[path = "pipeline/plans.rs"]
+mod plans;
+#[path = "pipeline/verdicts.rs"]
+mod verdicts;
+#[path = "pipeline/world.rs"]
+mod world;
 #[path = "pipeline/yaml.rs"]
 mod yaml;

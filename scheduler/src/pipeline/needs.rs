@@ -126,7 +126,7 @@ fn parse_need(node: &Node, at: &str, is_trigger: bool, out: &mut Diagnostics) ->
     let (kind, keys): (&str, &[&str]) = if map.contains("project") {
         ("project", &["project", "ref", "job", "artifacts"])
     } else if map.contains("pipeline") {
-        ("pipeline", &["pipeline", "job", "artifacts"])
+        ("pipeline", &["pipeline", "job", "artifacts", "optional"])
     } else {
         ("job", &["job", "artifacts", "optional", "parallel"])
     };

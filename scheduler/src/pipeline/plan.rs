@@ -182,9 +182,12 @@ pub struct Retry {
 }
 
 /// Another pipeline.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trigger {
-    /// Where its configuration is: files of this commit.
+    /// The other pipeline's configuration, where it is an `include` of files; not with `artifact` or `project`.
+    #[serde(default)]
+    pub configuration: Option<String>,
+    /// Those of the files that are in this commit, for people.
     #[serde(default)]
     pub local_files: Vec<String>,
     /// A file made by a job of this pipeline: (job, path).
