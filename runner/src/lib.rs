@@ -1,5 +1,7 @@
 //! The runner: one node. Leases jobs, lends each a private warm engine, reports what it did.
 
+pub mod artifacts;
+pub mod confined;
 pub mod identity;
 pub mod layers;
 pub mod pressure;
