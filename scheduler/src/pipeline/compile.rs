@@ -3,7 +3,7 @@
 mod draft;
 mod planned;
 
-use super::changes::Commit;
+use super::changes::{Commit, FetchedCommit};
 use super::default::Defaults;
 use super::diagnostic::Diagnostics;
 use super::extends;
@@ -35,8 +35,6 @@ pub struct Request<'a> {
     pub event: &'a Event,
     /// Values for the root file's `spec:inputs`.
     pub inputs: &'a [(String, serde_json::Value)],
-    /// What the commit changed and holds.
-    pub commit: &'a dyn Commit,
 }
 
 /// A compiled configuration.
@@ -56,8 +54,9 @@ pub struct Compiled {
 /// Everything that is wrong with it, places and hints included.
 pub fn compile(request: &Request<'_>, fetch: &dyn Fetch) -> Result<Compiled, Diagnostics> {
     let given = Given::new(request.predefined, request.variables);
-    let (root, mut out) = read(request, &given, fetch)?;
-    match plan(&root, request, &given, &mut out) {
+    let commit = FetchedCommit::new(fetch);
+    let (root, mut out) = read(request, &given, fetch, &commit)?;
+    match plan(&root, request, &given, &commit, &mut out) {
         Ok((plan, no_pipeline)) if !out.has_errors() => Ok(Compiled { plan, no_pipeline, warnings: out }),
         Ok(_) | Err(Reported) => Err(out),
     }
@@ -90,8 +89,13 @@ pub fn check_syntax(file: &str, text: &str) -> Diagnostics {
 }
 
 /// The whole configuration: included, extended, referenced, checked.
-fn read(request: &Request<'_>, given: &Given, fetch: &dyn Fetch) -> Result<(Map, Diagnostics), Diagnostics> {
-    let decide = |node: &Node, out: &mut Diagnostics| included(node, request, given, out);
+fn read(
+    request: &Request<'_>,
+    given: &Given,
+    fetch: &dyn Fetch,
+    commit: &dyn Commit,
+) -> Result<(Map, Diagnostics), Diagnostics> {
+    let decide = |node: &Node, out: &mut Diagnostics| included(node, request, given, commit, out);
     let lookup = |name: &str| given.lookup(name);
     let mut reader = Reader {
         fetch,
@@ -118,9 +122,9 @@ fn read(request: &Request<'_>, given: &Given, fetch: &dyn Fetch) -> Result<(Map,
 }
 
 /// Decides `include:rules`.
-fn included(node: &Node, request: &Request<'_>, given: &Given, out: &mut Diagnostics) -> bool {
+fn included(node: &Node, request: &Request<'_>, given: &Given, commit: &dyn Commit, out: &mut Diagnostics) -> bool {
     let Some(rules) = rules::parse_rules(node, "include", RuleKind::Include, out) else { return true };
-    let facts = Facts { scope: given, commit: request.commit, event: request.event };
+    let facts = Facts { scope: given, commit, event: request.event };
     match rules::decide_include(&rules, facts) {
         Ok((included, _)) => included,
         Err(error) => {
@@ -148,6 +152,7 @@ fn plan(
     root: &Map,
     request: &Request<'_>,
     given: &Given,
+    commit: &dyn Commit,
     out: &mut Diagnostics,
 ) -> Result<(Plan, Option<String>), Reported> {
     let stages = stages(root);
@@ -161,7 +166,7 @@ fn plan(
     let workflow_rules =
         workflow.and_then(|w| w.get("rules")).and_then(|r| rules::parse_rules(r, "workflow", RuleKind::Workflow, out));
     let scope = JobScope { given, layers: [&root_variables, &[], &[]], job: None };
-    let facts = Facts { scope: &scope, commit: request.commit, event: request.event };
+    let facts = Facts { scope: &scope, commit, event: request.event };
     let verdict = rules::decide_workflow(workflow_rules.as_deref(), facts).map_err(|error| {
         out.error(error.span, "workflow:rules", error.to_string());
         Reported
@@ -177,9 +182,9 @@ fn plan(
         }
     };
     let own = workflow.and_then(|w| w.get("auto_cancel")).filter(|n| !n.is_null());
-    let (commit, failure) = own.map_or((None, None), |n| rules::parse_auto_cancel_of_workflow(n, out));
+    let (on_commit, failure) = own.map_or((None, None), |n| rules::parse_auto_cancel_of_workflow(n, out));
     plan.auto_cancel = AutoCancel {
-        on_new_commit: on_new_commit.or(commit).unwrap_or_default(),
+        on_new_commit: on_new_commit.or(on_commit).unwrap_or_default(),
         on_job_failure: on_job_failure.or(failure).unwrap_or(false),
     };
     let scope = JobScope { given, layers: [&root_variables, &[], &[]], job: None };
@@ -192,7 +197,8 @@ fn plan(
     }
 
     let world = planned::World {
-        request,
+        event: request.event,
+        commit,
         given,
         root_variables: &root_variables,
         has_workflow_rules: workflow_rules.is_some(),

@@ -72,6 +72,13 @@ pub trait Fetch {
     /// # Errors
     /// When it cannot be reached.
     fn paths(&self, repository: Option<&Repository>) -> Result<Vec<String>, FetchError>;
+
+    /// The paths that changed: since the push before when `compare_to` is `None`, else since the merge base with that
+    /// ref. `None` when there is nothing to compare with (a new branch, a tag, a schedule): every `changes` then holds.
+    ///
+    /// # Errors
+    /// When `compare_to` is no ref.
+    fn changes(&self, compare_to: Option<&str>) -> Result<Option<Vec<String>>, FetchError>;
 }
 
 /// Nothing is there: a configuration without a repository.
@@ -85,6 +92,10 @@ impl Fetch for Nowhere {
 
     fn paths(&self, _: Option<&Repository>) -> Result<Vec<String>, FetchError> {
         Ok(Vec::new())
+    }
+
+    fn changes(&self, _: Option<&str>) -> Result<Option<Vec<String>>, FetchError> {
+        Ok(None)
     }
 }
 

@@ -68,7 +68,6 @@ impl World {
             variables: &self.variables,
             event: &self.event,
             inputs: &self.inputs,
-            commit: &self.commit,
         };
         compile(&request, self)
     }
@@ -104,6 +103,10 @@ impl Fetch for World {
 
     fn paths(&self, _: Option<&Repository>) -> Result<Vec<String>, FetchError> {
         Ok(self.files.iter().map(|(p, _)| p.clone()).collect())
+    }
+
+    fn changes(&self, _: Option<&str>) -> Result<Option<Vec<String>>, FetchError> {
+        Ok(self.commit.changed.as_ref().map(|c| c.to_vec()))
     }
 }
 

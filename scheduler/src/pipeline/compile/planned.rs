@@ -1,13 +1,13 @@
 //! Drafts and an event become planned jobs: rules decide, needs are resolved, fields expanded.
 
-use super::Request;
 use super::draft::{Copy, Draft};
+use crate::pipeline::changes::Commit;
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::job;
 use crate::pipeline::load::{Reported, TOO_BIG};
 use crate::pipeline::needs::{self, GraphJob};
 use crate::pipeline::plan::{Excluded, PlannedJob};
-use crate::pipeline::rules::{self, Admitted, Facts, RuleWhen, Selection, Verdict};
+use crate::pipeline::rules::{self, Admitted, Event, Facts, RuleWhen, Selection, Verdict};
 use crate::pipeline::tree::Node;
 use crate::pipeline::variables::{self, Given, JobScope};
 use slipway_spec::expand::has_reference;
@@ -19,7 +19,8 @@ const MAX_PLAN_BYTES: usize = 96 * 1024 * 1024;
 
 /// What is the same for all jobs.
 pub(super) struct World<'a> {
-    pub(super) request: &'a Request<'a>,
+    pub(super) event: &'a Event,
+    pub(super) commit: &'a dyn Commit,
     pub(super) given: &'a Given,
     pub(super) root_variables: &'a [Variable],
     pub(super) has_workflow_rules: bool,
@@ -101,7 +102,7 @@ fn decide<'a>(
         allow_failure: job::allow_failure(draft.map.get("allow_failure")),
         has_workflow_rules: world.has_workflow_rules,
     };
-    let facts = Facts { scope: &scope, commit: world.request.commit, event: world.request.event };
+    let facts = Facts { scope: &scope, commit: world.commit, event: world.event };
     Ok(match rules::decide(&selection, facts)? {
         Verdict::Out(why) => Err(why),
         Verdict::In(admitted) => {
