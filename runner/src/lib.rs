@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod confined;
+pub mod engine;
 pub mod identity;
 pub mod layers;
 pub mod pressure;
