@@ -48,6 +48,8 @@ pub struct Entry {
     pub mode: u32,
     /// Seconds since 1970 of its last change.
     pub modified: i64,
+    /// And nanoseconds.
+    pub modified_nanos: i64,
 }
 
 /// A folder and what is beneath it.
@@ -273,5 +275,5 @@ fn entry_at(folder: impl AsFd, name: &[u8], path: Vec<u8>) -> io::Result<Entry> 
         SFlag::S_IFLNK => Kind::Link { target: readlinkat(&folder, name)?.as_bytes().to_vec() },
         _ => Kind::Special,
     };
-    Ok(Entry { path, kind, mode: stat.st_mode & 0o777, modified: stat.st_mtime })
+    Ok(Entry { path, kind, mode: stat.st_mode & 0o777, modified: stat.st_mtime, modified_nanos: stat.st_mtime_nsec })
 }

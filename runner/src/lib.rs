@@ -1,6 +1,7 @@
 //! The runner: one node. Leases jobs, lends each a private warm engine, reports what it did.
 
 pub mod artifacts;
+pub mod cache;
 pub mod confined;
 pub mod engine;
 pub mod identity;
