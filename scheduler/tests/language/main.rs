@@ -1,9 +1,11 @@
 //! The language of pipelines: expressions, patterns, rules, matrix, needs, and whole configurations. Against GitLab's own
 //! tables when the conformance folder is there, and against cases of our own.
 
+mod cases;
 mod expressions;
 mod git;
 mod needs;
+mod properties;
 mod rules;
 
 use slipway_scheduler::pipeline::tree::{Node, Span};

@@ -4,6 +4,7 @@ use super::{MAX_NEEDS, NeedSpec};
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::matrix::instance_name;
 use crate::pipeline::plan::Need;
+use crate::pipeline::suggest;
 use crate::pipeline::tree::Span;
 use std::collections::{HashMap, HashSet};
 
@@ -70,14 +71,14 @@ impl<'a> Index<'a> {
     }
 
     /// A name like this one, when there is one.
-    fn alike(&self, name: &str) -> Option<&'a str> {
+    fn alike(&self, name: &str) -> Option<String> {
         // A long list of names is not searched: the message is worth less than the time.
         if self.names.len() > 2000 {
             return None;
         }
-        let names = self.names.keys().chain(self.groups.keys());
-        let near = names.map(|n| (strsim::damerau_levenshtein(n, name), *n));
-        near.filter(|(d, n)| *d <= 1 + n.len() / 4).min().map(|(_, n)| n)
+        let mut names: Vec<&str> = self.names.keys().chain(self.groups.keys()).copied().collect();
+        names.sort_unstable();
+        suggest::among(name, names.into_iter())
     }
 }
 
@@ -145,7 +146,7 @@ pub fn check(jobs: &[GraphJob<'_>], out: &mut Diagnostics) {
                 if said.insert(format!("{} {name}", job.group)) {
                     let error = out.error(*span, path, format!("{} job: undefined dependency: {name}", job.name));
                     if let Some(alike) = index.alike(name) {
-                        error.hint(format!("did you mean {alike}?"));
+                        error.hint(alike);
                     }
                 }
                 continue;
@@ -188,7 +189,7 @@ fn check_needs(
                 if !optional && first {
                     let error = out.error(*span, &path, format!("{} job: undefined need: {name}", job.name));
                     if let Some(alike) = index.alike(&name) {
-                        error.hint(format!("did you mean {alike}?"));
+                        error.hint(alike);
                     }
                 }
                 continue;

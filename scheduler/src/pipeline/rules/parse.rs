@@ -6,6 +6,7 @@ use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::expression::{Expression, ExpressionError};
 use crate::pipeline::needs::parse_rule_needs;
 use crate::pipeline::plan::OnNewCommit;
+use crate::pipeline::suggest;
 use crate::pipeline::tree::{Map, Node, Span, Style, Value};
 use slipway_spec::duration;
 use std::sync::Arc;
@@ -88,8 +89,10 @@ fn parse_rule(map: &Map, span: Span, at: &str, kind: RuleKind, out: &mut Diagnos
     if let Some(first) = unknown.first() {
         let place = map.entry(first).map_or(span, |e| e.key_span);
         let place = if place.line == 0 { span } else { place };
-        out.error(place, at, format!("{at} config contains unknown keys: {}", unknown.join(", ")))
-            .hint(format!("a rule has: {}", kind.keys().join(", ")));
+        out.error(place, at, format!("{at} config contains unknown keys: {}", unknown.join(", "))).hint(
+            suggest::among(first, kind.keys().iter().copied())
+                .unwrap_or_else(|| format!("a rule has: {}", kind.keys().join(", "))),
+        );
         return None;
     }
     let mut rule = Rule { span, ..Rule::default() };
