@@ -2,6 +2,7 @@
 
 mod access;
 mod artifacts;
+mod cache;
 mod client;
 mod control;
 mod deployments;
@@ -43,6 +44,8 @@ enum Command {
     Deployments(deployments::Deployments),
     /// List or fetch what jobs left.
     Artifacts(artifacts::Artifacts),
+    /// List, roll back, drop, collect or verify this node's layers.
+    Cache(cache::Cache),
     /// Tell the scheduler of a push: a bare repository's post-receive hook.
     Hook(hook::Hook),
     /// Make a one-time token with which a node or a person joins.
@@ -104,6 +107,7 @@ async fn dispatch(command: Command) -> anyhow::Result<End> {
         Command::Explain(args) => args.execute().await,
         Command::Deployments(args) => args.execute().await,
         Command::Artifacts(args) => args.execute().await,
+        Command::Cache(args) => args.execute().await,
         Command::Hook(args) => args.execute().await,
         Command::Token(args) => args.execute().await,
         Command::Join(args) => args.execute().await,

@@ -24,6 +24,11 @@ impl Table {
         }
     }
 
+    /// It as text, without a newline at its end.
+    pub(crate) fn text(&self) -> String {
+        self.lines().join("\n")
+    }
+
     fn lines(&self) -> Vec<String> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width: Vec<usize> = (0..columns)

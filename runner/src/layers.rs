@@ -39,5 +39,8 @@ pub use lineage::{EngineKind, GenerationRef, ImageStore, Lineage, LineageKey, Wa
 pub use promote::{Finished, Kept, Promotion};
 pub use store::{LayersError, Store};
 
+/// The store's folder beneath a node's `cache_root`.
+pub const FOLDER: &str = "layers";
+
 /// Where an engine sees [`Clone::layers`], mounted read-only, inside its own root filesystem.
 pub const MOUNT: &str = "/var/lib/slipway/layers";

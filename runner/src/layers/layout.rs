@@ -162,7 +162,9 @@ fn survey_snapshots(
                 mutable.insert(id);
                 named.insert(id);
             }
-            (SnapshotKind::Active | SnapshotKind::View, None) => {
+            // It has a folder without content: as a layer it does no harm.
+            (SnapshotKind::View, None) => {}
+            (SnapshotKind::Active, None) => {
                 return Err(SurveyError::Incomplete(format!(
                     "it is not known which folder belongs to the changing snapshot {}",
                     info.key

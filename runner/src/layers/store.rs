@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! FORMAT                                    version stamp
+//! budget.json                               how much it may use
 //! LOCK                                      held for the short moments in which names change
 //! layers/<project>/<tier>/<layer>           immutable
 //! sums/<project>/<tier>/<layer>             SHA-256 of a layer, hex
@@ -95,6 +96,9 @@ pub(crate) fn io_failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Err
     let path = path.to_owned();
     move |source| LayersError::Io { doing, path, source }
 }
+
+/// The budget of whoever opened the store last, for [`Store::open_existing`].
+const BUDGET: &str = "budget.json";
 
 type SpaceSource = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
 
@@ -214,10 +218,28 @@ impl Store {
         for folder in ["layers", "sums", "generations", "engines", "staging", "trash"] {
             make_dir(&store.root.join(folder))?;
         }
+        let known = read_record::<Budget>(&root.join(BUDGET)).unwrap_or_default();
+        if known.as_ref() != Some(&store.budget) {
+            write_json(&root.join(BUDGET), &store.budget)?;
+        }
         store.sweep(&lock)?;
         drop(lock);
         store.empty_trash();
         Ok(store)
+    }
+
+    /// Opens a store that a runner made, within the budget that runner gave it; for people at a terminal, while the
+    /// runner goes on.
+    ///
+    /// # Errors
+    /// There is no store in that folder, or as [`Store::open`].
+    pub fn open_existing(root: &Path) -> Result<Store, LayersError> {
+        if !root.join("FORMAT").exists() {
+            let text = format!("{} holds no layer store (it has no FORMAT file)", root.display());
+            return Err(LayersError::NoSuch(text));
+        }
+        let budget = read_record::<Budget>(&root.join(BUDGET))?.unwrap_or_default();
+        Store::open(root, budget)
     }
 
     /// Where it is.
