@@ -53,17 +53,18 @@ const SNAPSHOTS: &str = "containerd/daemon/io.containerd.snapshotter.v1.overlayf
 const METADATA: &str = "containerd/daemon/io.containerd.metadata.v1.bolt";
 const BLOBS: &str = "containerd/daemon/io.containerd.content.v1.content/blobs/sha256";
 const BUILDKIT: &str = "buildkit";
+/// Folders of running steps.
+const EXECUTOR: &str = "executor";
 
 /// Most entries a folder of containerd's may have.
 const FOLDER_MAX: u64 = 100_000;
 
 /// A file or folder that goes from the engine's data directory into the generation's private tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Private {
-    pub folder: &'static str,
-    /// Beneath `folder`, one component but for a snapshot's `<n>/fs`.
-    pub name: PathBuf,
-}
+pub(crate) struct Private(
+    /// Beneath the data directory.
+    pub PathBuf,
+);
 
 /// A file or folder that becomes a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,22 +119,36 @@ pub(crate) fn survey(
             return Err(objection(&Path::new(folder).join(file), Objection::WrongType).into());
         }
         private.add(Path::new(file), &stat, &private_limits)?;
-        survey.private.push(Private { folder, name: PathBuf::from(file) });
+        survey.private.push(Private(Path::new(folder).join(file)));
     }
-    if let Some(buildkit) = data.dir(Path::new(BUILDKIT))? {
-        for name in buildkit.names(FOLDER_MAX)? {
-            let Some(stat) = buildkit.stat(&name)? else { continue };
-            // Its databases. Folders here are those of running steps.
-            if file_type(&stat) == FileType::RegularFile && Path::new(&name).extension() == Some(OsStr::new("db")) {
-                private.add(Path::new(&name), &stat, &private_limits)?;
-                survey.private.push(Private { folder: BUILDKIT, name: PathBuf::from(name) });
-            }
-        }
-    }
+    survey_buildkit(data, &private_limits, &mut private, &mut survey)?;
     survey_snapshots(data, snapshots, links, (&private_limits, &mut private), (&limits, &mut fresh), &mut survey)?;
     survey_blobs(data, links, (&limits, &mut fresh), &mut survey)?;
     survey.private_bytes = private.bytes;
     Ok(survey)
+}
+
+/// The build cache's databases, and the worker's id they are tied to (`buildkit/containerd-overlayfs/workerid`).
+fn survey_buildkit(data: &Tree, limits: &Limits, private: &mut Tally, survey: &mut Survey) -> Result<(), SurveyError> {
+    let Some(buildkit) = data.dir(Path::new(BUILDKIT))? else { return Ok(()) };
+    let mut keep = |path: &Path, stat: &rustix::fs::Stat| match file_type(stat) {
+        FileType::RegularFile => {
+            survey.private.push(Private(Path::new(BUILDKIT).join(path)));
+            private.add(path, stat, limits)
+        }
+        _ => Ok(()),
+    };
+    for name in buildkit.names(FOLDER_MAX)? {
+        let path = Path::new(&name);
+        let Some(stat) = buildkit.stat(&name)? else { continue };
+        keep(path, &stat)?;
+        if file_type(&stat) == FileType::Directory && path != Path::new(EXECUTOR) {
+            if let Some(folder) = buildkit.dir(path)? {
+                untrusted_tree::walk(&folder, limits, &mut |entry| keep(&path.join(entry.path), entry.stat))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Deepest folder accepted: deeper than any package manager nests, far from the limits of a path.
@@ -190,7 +205,7 @@ fn survey_snapshots(
                 FileType::Directory if mutable.contains(&id) => {
                     let content = open_fs(&snapshot)?;
                     untrusted_tree::examine(&content, private_limits, private)?;
-                    survey.private.push(Private { folder: SNAPSHOTS, name: PathBuf::from(format!("{id}/fs")) });
+                    survey.private.push(Private(PathBuf::from(&at)));
                 }
                 FileType::Directory => {
                     let (bytes, inodes) = (fresh.bytes, fresh.inodes);

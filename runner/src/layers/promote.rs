@@ -5,7 +5,7 @@
 
 use super::clone::Clone;
 use super::fault::Step;
-use super::layout::{self, Layout, NewLayer, SnapshotInfo, Survey, SurveyError};
+use super::layout::{self, Layout, NewLayer, Private, SnapshotInfo, Survey, SurveyError};
 use super::lineage::{GenerationRef, hex};
 use super::manifest::{FORMAT, LayerEntry, LayerKind, LayerName, Manifest, Pointer};
 use super::store::{
@@ -254,12 +254,12 @@ impl Store {
         write_json(&folder.join("manifest.json"), &manifest)?;
         let tree = folder.join("tree");
         make_dir(&tree)?;
-        for private in &survey.private {
-            let from = Path::new(private.folder).join(private.name.parent().unwrap_or(Path::new("")));
-            let source = data.dir(&from)?.ok_or_else(|| gone(&from))?;
-            let to = tree.join(&from);
+        for Private(path) in &survey.private {
+            let from = path.parent().unwrap_or(Path::new(""));
+            let source = data.dir(from)?.ok_or_else(|| gone(from))?;
+            let to = tree.join(from);
             make_dir(&to)?;
-            let name = private.name.file_name().unwrap_or(private.name.as_os_str());
+            let name = path.file_name().unwrap_or(path.as_os_str());
             source.move_out(name, &Tree::open(&to)?, name)?;
         }
         self.at(Step::Staged)?;

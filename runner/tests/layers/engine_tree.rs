@@ -61,6 +61,8 @@ pub(crate) fn databases(data: &Path, content: &str) {
     write(data.join(SNAPSHOTTER).join("metadata.db"), format!("snapshots {content}"));
     write(data.join(METADATA).join("meta.db"), format!("names {content}"));
     write(data.join("buildkit/cache.db"), format!("build cache {content}"));
+    write(data.join("buildkit/containerd-overlayfs/metadata_v2.db"), format!("cache records {content}"));
+    write(data.join("buildkit/containerd-overlayfs/workerid"), "a1b2c3");
 }
 
 /// What a running engine leaves beside what is worth keeping.

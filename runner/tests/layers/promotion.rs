@@ -34,6 +34,8 @@ fn clone_of_a_generation_has_its_layers_databases_and_nothing_of_the_job() {
     assert!(clone.age.is_some());
     assert_eq!(tools(&clone).into_values().collect::<Vec<_>>(), ["tool of node 20"]);
     assert_eq!(fs::read_to_string(clone.data.join("buildkit/cache.db")).expect("db"), "build cache node 20");
+    let worker = clone.data.join("buildkit/containerd-overlayfs/workerid");
+    assert_eq!(fs::read_to_string(worker).expect("the id"), "a1b2c3", "cache records are tied to it");
     for gone in ["containers", "volumes", "network", "tmp", "engine-id", "buildkit/executor"] {
         assert!(!clone.data.join(gone).exists(), "{gone} is a job's own affair");
     }

@@ -135,11 +135,16 @@ fn sizes_are_what_the_disk_says_shared_bytes_once() {
     }
     let lineage = bench.root.join("generations").join(protected().key().as_str());
     for n in 2..=4 {
-        for file in ["buildkit/cache.db", &format!("{}/metadata.db", crate::engine_tree::SNAPSHOTTER)] {
+        let files = [
+            "buildkit/cache.db".to_owned(),
+            "buildkit/containerd-overlayfs/metadata_v2.db".to_owned(),
+            "buildkit/containerd-overlayfs/workerid".to_owned(),
+            format!("{}/metadata.db", crate::engine_tree::SNAPSHOTTER),
+            format!("{}/meta.db", crate::engine_tree::METADATA),
+        ];
+        for file in files {
             expected += disk_usage(&lineage.join(n.to_string()).join("tree").join(file), &mut seen);
         }
-        let file = format!("{}/meta.db", crate::engine_tree::METADATA);
-        expected += disk_usage(&lineage.join(n.to_string()).join("tree").join(file), &mut seen);
     }
     let listing = store.list().expect("a listing");
     assert_eq!(listing.bytes, expected);
