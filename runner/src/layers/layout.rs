@@ -177,7 +177,7 @@ fn survey_snapshots(
                 mutable.insert(id);
                 named.insert(id);
             }
-            // It has a folder without content: as a layer it does no harm.
+            // containerd does not tell the folder of a view of several layers; it is known by being empty.
             (SnapshotKind::View, None) => {}
             (SnapshotKind::Active, None) => {
                 return Err(SurveyError::Incomplete(format!(
@@ -206,6 +206,13 @@ fn survey_snapshots(
                     let content = open_fs(&snapshot)?;
                     untrusted_tree::examine(&content, private_limits, private)?;
                     survey.private.push(Private(PathBuf::from(&at)));
+                }
+                // A view: BuildKit keeps one on every layer it has. It has nothing of its own.
+                FileType::Directory
+                    if snapshot.stat(OsStr::new("work"))?.is_none() && open_fs(&snapshot)?.is_empty()? =>
+                {
+                    survey.folders.push(at);
+                    continue;
                 }
                 FileType::Directory => {
                     let (bytes, inodes) = (fresh.bytes, fresh.inodes);

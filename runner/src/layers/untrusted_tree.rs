@@ -196,6 +196,18 @@ impl Tree {
         Ok(names)
     }
 
+    /// Whether it has no entries.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn is_empty(&self) -> Result<bool, TreeError> {
+        match self.names(0) {
+            Ok(_) => Ok(true),
+            Err(TreeError::Objection { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The target of a symlink in this very folder.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use crate::engine_tree::{
     BLOBS, Bench, SNAPSHOTS, active, blob, build, committed, databases, finished, generation, inside, kept, lineage,
     litter, next_snapshot, promoted, protected, snapshot, tools, write,
 };
-use slipway_runner::layers::{Budget, Promotion, Store};
+use slipway_runner::layers::{Budget, Promotion, SnapshotInfo, SnapshotKind, Store};
 use slipway_spec::ids::{PipelineId, ProjectId};
 use slipway_spec::job::Tier;
 use std::collections::BTreeSet;
@@ -98,6 +98,28 @@ fn cache_mount_lives_on_and_is_private_to_each_engine() {
     let next = store.clone_for(&protected(), "e-next", false).expect("a clone");
     let log = fs::read_to_string(next.data.join(&mount).join("npm/log")).expect("the log");
     assert_eq!(log, "first\nb\n", "the successor's");
+}
+
+#[test]
+fn views_are_folders_without_content_and_no_layers() {
+    let bench = Bench::new();
+    let store = bench.store();
+    let clone = store.clone_for(&protected(), "e-1", false).expect("a clone");
+    databases(&clone.data, "one");
+    snapshot(&clone.data, 1, "tool of one");
+    let view = |id, key: &str| SnapshotInfo { id, kind: SnapshotKind::View, ..committed(key) };
+    for id in [2, 3] {
+        fs::create_dir_all(clone.data.join(SNAPSHOTS).join(format!("{id}/fs"))).expect("a view's folder");
+    }
+    let infos = vec![committed("1"), view(Some(2), "1-view"), view(None, "deep-view")];
+    generation(store.promote(clone, &finished(1.0, infos)).expect("an outcome"));
+    assert_eq!(store.list().expect("a listing").lineages[0].generations[0].layers, 1);
+    let clone = store.clone_for(&protected(), "e-2", false).expect("a clone");
+    for id in [2, 3] {
+        let folder = clone.data.join(SNAPSHOTS).join(format!("{id}/fs"));
+        assert!(fs::symlink_metadata(&folder).expect("the folder").is_dir());
+        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 0);
+    }
 }
 
 #[test]
