@@ -1,0 +1,84 @@
+//! The end: receipt and last line of the trace, then trace and outcome to the scheduler.
+
+use super::driver::{Driver, now};
+use super::state::Event;
+use crate::artifacts::coverage::Coverage;
+use crate::receipt;
+use crate::trace::spool::Reader;
+use slipway_spec::outcome::{FailureReason, Outcome};
+use slipway_wire::document::encode;
+use slipway_wire::v1::FinishRequest;
+use std::time::Duration;
+
+/// First wait after a call that failed; doubled up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait between two calls.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Bytes of the trace that are searched for coverage and digests: its end.
+const SEARCHED: u64 = 16 << 20;
+
+/// Writes the receipt and the last line.
+pub(crate) fn conclude(driver: &mut Driver, outcome: &Outcome) {
+    driver.trace.sections_end(now());
+    if let Some(meter) = driver.meter.take() {
+        receipt::add(&mut driver.record.receipt, meter.read());
+    }
+    let from = driver.trace.length().saturating_sub(SEARCHED);
+    let trace =
+        Reader::open(&driver.folder.trace()).and_then(|mut r| r.read(from, usize::try_from(SEARCHED).unwrap_or(0)));
+    if let Ok(trace) = trace {
+        receipt::read_trace(&trace, &mut driver.record.receipt);
+        if let Some(expression) = &driver.spec.coverage {
+            match Coverage::new(expression) {
+                Ok(mut coverage) => {
+                    coverage.push(&trace);
+                    driver.record.receipt.coverage = coverage.result();
+                }
+                Err(e) => driver.trace.warn(&e.to_string()),
+            }
+        }
+    }
+    for line in receipt::lines(&driver.record.receipt) {
+        driver.trace.say(&line);
+    }
+    match outcome {
+        Outcome::Success => driver.trace.success("Job succeeded"),
+        Outcome::Failed { reason, message, .. } => {
+            let system = if *reason == FailureReason::RunnerSystemFailure { " (system failure)" } else { "" };
+            driver.trace.error(&format!("Job failed{system}: {message}"));
+        }
+        Outcome::Canceled => driver.trace.error("Job failed: canceled"),
+    }
+}
+
+/// Delivers trace and outcome; comes back when the scheduler has both.
+pub(crate) async fn deliver(driver: &mut Driver, outcome: &Outcome) -> Event {
+    driver.shipping.close.send_replace(true);
+    let length = driver.trace.length();
+    if driver.shipping.held.wait_for(|held| *held >= length).await.is_err() {
+        // The sender ended before it was done: the fence is stale.
+        return Event::LeaseLost;
+    }
+    let url = driver.spec.environment.as_ref().and_then(|e| e.url.as_deref());
+    let request = FinishRequest {
+        job: driver.spec.id.0,
+        fence: driver.record.fence.0,
+        outcome_json: encode(outcome),
+        receipt_json: encode(&driver.record.receipt),
+        dotenv_json: Vec::new(),
+        environment_url: url.map(|u| driver.environment.expand(u)).unwrap_or_default(),
+        tests_json: Vec::new(),
+        trace_bytes: length,
+    };
+    let mut client = driver.node.client.clone();
+    let mut wait = FIRST_WAIT;
+    loop {
+        match client.finish(request.clone()).await {
+            Ok(_) => return Event::Delivered,
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => return Event::LeaseLost,
+            Err(status) => tracing::warn!(job = %driver.id(), %status, "cannot report a job's end; trying again"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
