@@ -1,12 +1,19 @@
 //! The way from a command to a scheduler.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use slipway_runner::identity::Identity;
 use slipway_wire::v1::Document;
 use slipway_wire::v1::control_client::ControlClient;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
 /// Where the scheduler is, and who asks.
@@ -28,36 +35,89 @@ impl Address {
     }
 }
 
-/// A channel to the scheduler at `address`.
+/// A channel to the scheduler at `address`, connected.
 pub(crate) async fn connect(address: &str, identity: Option<&Path>) -> Result<Channel> {
-    if let Some(path) = address.strip_prefix("unix:") {
-        return unix(Path::new(path)).await;
-    }
-    let mut endpoint = Endpoint::from_shared(address.to_owned()).with_context(|| {
-        format!("{address:?} is no address of a scheduler: expected unix:PATH or http(s)://HOST:PORT")
-    })?;
-    if address.starts_with("https:") {
-        let Some(folder) = identity else {
-            anyhow::bail!("an https scheduler asks for a certificate: give --identity FOLDER (made by `slipway join`)");
-        };
-        let tls = Identity::at(folder).tls()?;
-        endpoint = endpoint.tls_config(tls).context("cannot use the TLS identity")?;
-    }
-    endpoint.connect().await.with_context(|| format!("cannot reach the scheduler at {address}: does it run there?"))
+    let (endpoint, connector) = way(address, identity)?;
+    endpoint.connect_with_connector(connector).await.with_context(|| {
+        format!("cannot reach the scheduler at {address}: start one (`slipway up --config F`), or name another with --scheduler")
+    })
 }
 
-async fn unix(path: &Path) -> Result<Channel> {
-    let path = path.to_owned();
-    let shown = path.display().to_string();
-    Endpoint::from_static("http://scheduler")
-        .connect_with_connector(tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
-        }))
-        .await
-        .with_context(|| {
-            format!("cannot reach the scheduler at unix:{shown}: start one (`slipway up --config F`) or name another with --scheduler")
-        })
+/// The same, connected when it is first used, and again whenever it broke.
+pub(crate) fn connect_lazily(address: &str, identity: Option<&Path>) -> Result<Channel> {
+    let (endpoint, connector) = way(address, identity)?;
+    Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+fn way(address: &str, identity: Option<&Path>) -> Result<(Endpoint, Connector)> {
+    if let Some(path) = address.strip_prefix("unix:") {
+        return Ok((Endpoint::from_static("http://scheduler"), Connector::Unix(path.into())));
+    }
+    let bad = || format!("{address:?} is no address of a scheduler: expected unix:PATH or http(s)://HOST:PORT");
+    let endpoint = Endpoint::from_shared(address.to_owned()).with_context(bad)?.tcp_keepalive(Some(KEEPALIVE));
+    let uri = endpoint.uri();
+    let tls = uri.scheme_str() == Some("https");
+    let host = uri.host().with_context(bad)?.trim_matches(['[', ']']).to_owned();
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let connector = match (tls, identity) {
+        (true, Some(folder)) => Connector::Tls { host, port, identity: Identity::at(folder) },
+        (true, None) => {
+            bail!("an https scheduler asks for a certificate: give --identity FOLDER (made by `slipway join`)")
+        }
+        (false, _) => {
+            let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+            ensure!(loopback, "{address} would be plain text over a network: use https (see `slipway join`)");
+            Connector::Tcp { host, port }
+        }
+    };
+    // The connector does TLS itself; to tonic every way is a plain one.
+    Ok((endpoint.origin(Uri::from_static("http://scheduler")), connector))
+}
+
+/// Idle connections are probed so often, so that a vanished peer is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Opens a connection. An identity is read anew each time: a renewed certificate is used at the next connection.
+#[derive(Clone)]
+enum Connector {
+    Unix(PathBuf),
+    Tcp { host: String, port: u16 },
+    Tls { host: String, port: u16, identity: Identity },
+}
+
+/// Any of the three kinds of connection.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Connector {
+    async fn open(self) -> std::io::Result<TokioIo<Box<dyn Stream>>> {
+        let stream: Box<dyn Stream> = match self {
+            Connector::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Connector::Tcp { host, port } => Box::new(TcpStream::connect((host, port)).await?),
+            Connector::Tls { host, port, identity } => {
+                let config = identity.tls().map_err(std::io::Error::other)?;
+                let name = rustls::pki_types::ServerName::try_from(host.clone()).map_err(std::io::Error::other)?;
+                let tcp = TcpStream::connect((host, port)).await?;
+                tcp.set_nodelay(true)?;
+                Box::new(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?)
+            }
+        };
+        Ok(TokioIo::new(stream))
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Stream>>;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        Box::pin(self.clone().open())
+    }
 }
 
 /// The document in a reply.

@@ -7,13 +7,16 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use slipway_wire::v1;
 use slipway_wire::v1::runner_client::RunnerClient;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
+use std::time::{Duration, SystemTime};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 /// A folder with a key, its certificate, and the authority.
 #[derive(Clone, Debug)]
@@ -33,6 +36,14 @@ pub enum IdentityError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// What is in it.
+    #[error("{} does not hold what it should: {why}; join again", path.display())]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// The token.
     #[error("this is no token of a scheduler ({0}): copy the whole line that `slipway token` printed")]
@@ -93,14 +104,46 @@ impl Identity {
         self.keep(&key, &reply.into_inner())
     }
 
-    /// What a TLS client shows and trusts.
+    /// What a TLS client shows and trusts, as the folder holds it now.
     ///
     /// # Errors
-    /// When a file is missing: nobody has joined.
-    pub fn tls(&self) -> Result<ClientTlsConfig, IdentityError> {
-        Ok(ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(self.read("ca.pem")?))
-            .identity(TlsIdentity::from_pem(self.read("client.pem")?, self.read("client.key")?)))
+    /// When a file is missing (nobody has joined), or does not hold what it should.
+    pub fn tls(&self) -> Result<rustls::ClientConfig, IdentityError> {
+        let content = |name: &str, why: String| IdentityError::Content { path: self.folder.join(name), why };
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&self.read("ca.pem")?) {
+            let certificate = certificate.map_err(|e| content("ca.pem", e.to_string()))?;
+            roots.add(certificate).map_err(|e| content("ca.pem", e.to_string()))?;
+        }
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.read("client.pem")?).collect();
+        let chain = chain.map_err(|e| content("client.pem", e.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(&self.read("client.key")?);
+        let key = key.map_err(|e| content("client.key", e.to_string()))?;
+        let mut config = rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(|e| content("client.pem", e.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    /// Asks for a new certificate whenever a third of its time is over, for ever. A refusal or a broken connection is
+    /// logged and tried again an hour later. Cancel-safe.
+    pub async fn keep_renewed(&self, channel: Channel) {
+        let every = Duration::from_secs(slipway_wire::CERTIFICATE_SECONDS / 3);
+        loop {
+            let age = std::fs::metadata(self.folder.join("client.pem"))
+                .and_then(|m| m.modified())
+                .map_or(every, |at: SystemTime| at.elapsed().unwrap_or_default());
+            tokio::time::sleep(every.saturating_sub(age)).await;
+            match self.renew(channel.clone()).await {
+                Ok(()) => tracing::info!("certificate renewed"),
+                Err(error) => {
+                    tracing::warn!(%error, "certificate not renewed; next try in an hour");
+                    tokio::time::sleep(Duration::from_secs(3600)).await;
+                }
+            }
+        }
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, IdentityError> {

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// How long a certificate of a node or a person holds. Its holder renews it after two thirds of that.
-pub const VALIDITY: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How long a certificate of a node or a person holds; see [`slipway_wire::CERTIFICATE_SECONDS`].
+pub const VALIDITY: SignedDuration = SignedDuration::from_secs(slipway_wire::CERTIFICATE_SECONDS as i64);
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
