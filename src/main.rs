@@ -64,6 +64,17 @@ pub(crate) enum End {
 }
 
 fn main() -> ExitCode {
+    // An engine's door has no flags, one thread and gives up its rights: it goes before everything else.
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("engine-door") {
+        return match slipway_runner::engine::door::serve(&arguments.collect::<Vec<_>>()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("slipway: cannot answer for an engine: {e}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let cli = Cli::parse();
     let quiet = false;
     tracing_subscriber::fmt()

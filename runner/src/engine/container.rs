@@ -99,9 +99,8 @@ pub(super) async fn create(
         host_config: Some(HostConfig {
             binds: Some(binds),
             cap_add: Some(added),
-            security_opt: Some(
-                ["seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"].map(str::to_owned).to_vec(),
-            ),
+            security_opt: Some(["seccomp=unconfined", "apparmor=unconfined"].map(str::to_owned).to_vec()),
+            // `systempaths=unconfined` of the command line.
             masked_paths: Some(Vec::new()),
             readonly_paths: Some(Vec::new()),
             cgroupns_mode: Some(HostConfigCgroupnsModeEnum::HOST),

@@ -50,20 +50,30 @@ if [ -z "$stopping" ] || [ "$status" -ne 0 ]; then
 	say "dockerd ended with $status"
 	exit 1
 fi
-# Only containerd knows which snapshots are still written in place. It tells their folders by their mounts.
+# Only containerd knows which snapshots are still written in place. It tells their folders by their mounts. Views are
+# what builds looked at; dockerd forgets them, and now and then they are removed, with what else nobody needs.
 for space in $(ctr namespaces ls -q); do
-	ctr -n "$space" snapshots --snapshotter overlayfs ls | while read -r key parent kind; do
+	snapshots="ctr -n $space snapshots --snapshotter overlayfs"
+	list=$run/snapshots.$space
+	$snapshots ls >"$list"
+	if [ "$(grep -c ' View *$' "$list")" -ge 10 ]; then
+		grep ' View *$' "$list" | while read -r key rest; do
+			$snapshots rm "$key"
+		done
+		ctr -n "$space" leases create --id slipway-collect >/dev/null
+		ctr -n "$space" leases delete --sync slipway-collect >/dev/null
+		$snapshots ls >"$list"
+	fi
+	while read -r key parent kind; do
 		if [ -z "$kind" ]; then
 			kind=$parent
 			parent=-
 		fi
 		case $kind in
 		Committed) echo "slipway-snapshot Committed $key $parent" ;;
-		Active | View)
-			echo "slipway-snapshot $kind $key $parent" $(ctr -n "$space" snapshots --snapshotter overlayfs mounts /x "$key")
-			;;
+		Active) echo "slipway-snapshot Active $key $parent" $($snapshots mounts /x "$key") ;;
 		esac
-	done
+	done <"$list"
 done
 kill -TERM "$containerd"
 wait "$containerd"

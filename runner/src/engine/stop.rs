@@ -72,35 +72,22 @@ fn snapshot(line: &str) -> Option<SnapshotInfo> {
     let kind = match words.next()? {
         "Committed" => SnapshotKind::Committed,
         "Active" => SnapshotKind::Active,
-        "View" => SnapshotKind::View,
         _ => return None,
     };
     let key = words.next()?.to_owned();
     let parent = words.next().filter(|p| *p != "-").map(str::to_owned);
-    let id = match kind {
-        SnapshotKind::Committed => None,
-        SnapshotKind::Active | SnapshotKind::View => folder_number(kind, words),
-    };
+    let id = if kind == SnapshotKind::Active { folder_number(words) } else { None };
     Some(SnapshotInfo { id, key, kind, parent })
 }
 
-/// The number in `…/snapshots/17/fs` of a snapshot's own folder: its `upperdir`, or the source of a bind mount.
-fn folder_number<'a>(kind: SnapshotKind, words: impl Iterator<Item = &'a str>) -> Option<u64> {
+/// The number in `…/snapshots/17/fs` of a changing snapshot's own folder: its `upperdir`, or the source of the bind
+/// mount of one without a parent.
+fn folder_number<'a>(words: impl Iterator<Item = &'a str>) -> Option<u64> {
     let words: Vec<&str> = words.collect();
-    let number = |path: &str| {
-        let (_, rest) = path.rsplit_once("/snapshots/")?;
-        rest.strip_suffix("/fs")?.parse().ok()
-    };
     let upper = words.iter().flat_map(|w| w.split(',')).find_map(|option| option.strip_prefix("upperdir="));
-    match upper {
-        Some(path) => number(path),
-        // `mount -t bind …/snapshots/3/fs /x -o rbind`: an active snapshot without a parent, or a view of one layer.
-        // The folders in a view's lowerdir are its parents'; a view has nothing of its own worth naming.
-        None if kind == SnapshotKind::Active || words.contains(&"bind") => {
-            words.iter().find(|w| w.ends_with("/fs")).and_then(|w| number(w))
-        }
-        None => None,
-    }
+    let path = upper.or_else(|| words.iter().copied().find(|w| w.ends_with("/fs")))?;
+    let (_, rest) = path.rsplit_once("/snapshots/")?;
+    rest.strip_suffix("/fs")?.parse().ok()
 }
 
 /// Removes everything of an engine that is dead or about to be: container, processes, control groups, ids, folder.

@@ -1,0 +1,1 @@
+//! Attacks by root in an engine, through the engine's own Docker API.
