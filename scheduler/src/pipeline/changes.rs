@@ -3,12 +3,11 @@
 use super::diagnostic::Diagnostics;
 use super::expression::Scope;
 use super::fetch::Fetch;
-use super::regex::compile;
+use super::regex;
 use super::tree::{Node, Span};
-use ::regex::Regex;
 use slipway_spec::expand::{Undefined, expand_for_server, has_reference};
 use slipway_spec::glob::RubyGlob;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +16,8 @@ use std::sync::Arc;
 pub const MAX_PATTERNS: usize = 50;
 /// Path times pattern comparisons after which a clause holds without looking further; GitLab's number.
 pub const MAX_COMPARISONS: usize = 50_000;
+/// The same for all clauses of a configuration, our own: ten thousand jobs may ask for fifty thousand each.
+const MAX_COMPARISONS_OF_ALL: usize = 20_000_000;
 
 /// What a pipeline's commit changed and holds. Implemented over git in `git_tree`, over lists in tests.
 pub trait Commit {
@@ -29,6 +30,12 @@ pub trait Commit {
 
     /// All files of the commit.
     fn files(&self) -> Arc<Files>;
+
+    /// Asked before so many paths are compared with patterns: whether they may be. False when the jobs of a configuration
+    /// have compared too much already; the clause then holds without looking.
+    fn may_compare(&self, paths_times_patterns: usize) -> bool {
+        paths_times_patterns <= MAX_COMPARISONS
+    }
 }
 
 /// `compare_to` names no commit.
@@ -110,6 +117,7 @@ pub struct FetchedCommit<'f> {
     fetch: &'f dyn Fetch,
     files: OnceCell<Arc<Files>>,
     changed: RefCell<HashMap<Option<String>, ChangedPaths>>,
+    compared: Cell<usize>,
 }
 
 /// What [`Commit::changed`] answers.
@@ -119,7 +127,7 @@ impl<'f> FetchedCommit<'f> {
     /// Nothing is asked yet.
     #[must_use]
     pub fn new(fetch: &'f dyn Fetch) -> Self {
-        FetchedCommit { fetch, files: OnceCell::new(), changed: RefCell::default() }
+        FetchedCommit { fetch, files: OnceCell::new(), changed: RefCell::default(), compared: Cell::new(0) }
     }
 }
 
@@ -137,6 +145,15 @@ impl Commit for FetchedCommit<'_> {
         answer
     }
 
+    fn may_compare(&self, paths_times_patterns: usize) -> bool {
+        let all = self.compared.get().saturating_add(paths_times_patterns);
+        if paths_times_patterns > MAX_COMPARISONS || all > MAX_COMPARISONS_OF_ALL {
+            return false;
+        }
+        self.compared.set(all);
+        true
+    }
+
     /// A commit that cannot be looked at has no files.
     fn files(&self) -> Arc<Files> {
         Arc::clone(self.files.get_or_init(|| Arc::new(Files::new(self.fetch.paths(None).unwrap_or_default()))))
@@ -147,7 +164,7 @@ impl Commit for FetchedCommit<'_> {
 #[derive(Clone, Debug)]
 pub struct Patterns {
     items: Vec<Pattern>,
-    regexp: Option<Box<Regex>>,
+    regexp: Option<regex::Pattern>,
 }
 
 #[derive(Clone, Debug)]
@@ -212,7 +229,7 @@ impl Changes {
         let Some(changed) = commit.changed(compare_to.as_deref())? else {
             return Ok(Finding::yes("changes holds, as there is nothing to compare with"));
         };
-        if changed.len().saturating_mul(self.patterns.len()) > MAX_COMPARISONS {
+        if !commit.may_compare(changed.len().saturating_mul(self.patterns.len())) {
             return Ok(Finding::yes(format!(
                 "changes holds, as {} changed files are too many to look at",
                 changed.len()
@@ -249,7 +266,7 @@ impl Exists {
         }
         let globs = self.patterns.items.iter().filter(|p| !RubyGlob::is_literal(&p.text)).count();
         let globs = globs + usize::from(self.patterns.regexp.is_some());
-        if files.sorted.len().saturating_mul(globs) > MAX_COMPARISONS {
+        if !commit.may_compare(files.sorted.len().saturating_mul(globs)) {
             return Finding::yes("exists holds, as there are too many files to look at");
         }
         match self.patterns.first_match(files.iter(), scope) {
@@ -265,6 +282,11 @@ fn expanded(text: &str, scope: &dyn Scope) -> String {
 }
 
 impl Patterns {
+    /// What making its regular expression's program costs.
+    pub(super) fn cost(&self) -> u32 {
+        self.regexp.as_ref().map_or(0, regex::Pattern::cost)
+    }
+
     fn len(&self) -> usize {
         self.items.len() + usize::from(self.regexp.is_some())
     }
@@ -295,7 +317,7 @@ impl Patterns {
                 }
             }
             if let Some(regexp) = self.regexp.as_ref().filter(|r| r.is_match(path)) {
-                return Some((path, regexp.to_string()));
+                return Some((path, format!("/{}/", regexp.inside())));
             }
         }
         None
@@ -306,7 +328,7 @@ impl Patterns {
 impl fmt::Display for Patterns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(regexp) = &self.regexp {
-            return write!(f, "/{regexp}/");
+            return write!(f, "/{}/", regexp.inside());
         }
         let texts: Vec<&str> = self.items.iter().take(3).map(|p| p.text.as_str()).collect();
         write!(f, "{}", texts.join(", "))?;
@@ -413,12 +435,12 @@ fn parse_patterns(node: &Node, at: &str, more_keys: &[&str], out: &mut Diagnosti
     Some(Patterns { items, regexp })
 }
 
-fn parse_regexp(node: &Node, at: &str, out: &mut Diagnostics) -> Option<Box<Regex>> {
+fn parse_regexp(node: &Node, at: &str, out: &mut Diagnostics) -> Option<regex::Pattern> {
     let problem = match node.as_str() {
         None => format!("should be a string, found {}", node.describe()),
         Some(text) if text.chars().count() > 255 => "is too long (maximum is 255 characters)".into(),
-        Some(text) => match compile(text, "") {
-            Ok(regex) => return Some(Box::new(regex)),
+        Some(text) => match regex::Pattern::new(text, "") {
+            Ok(pattern) => return Some(pattern),
             Err(e) => format!("must be a regular expression with re2 syntax ({e})"),
         },
     };

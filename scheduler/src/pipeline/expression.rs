@@ -6,8 +6,7 @@
 mod lexer;
 mod parser;
 
-use super::regex::compile_slashed;
-use regex::Regex;
+use super::regex::Pattern;
 use std::borrow::Cow;
 use std::fmt;
 use thiserror::Error;
@@ -112,7 +111,7 @@ enum Tree {
     Variable(String),
     Input(String),
     Text(String),
-    Pattern(Box<Regex>, String),
+    Pattern(Box<Pattern>),
     Null,
     Bool(bool),
     Not(Box<Tree>),
@@ -220,6 +219,20 @@ impl Expression {
         names
     }
 
+    /// What making its patterns' programs costs; see [`Pattern::cost`].
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        fn sum(tree: &Tree) -> u32 {
+            match tree {
+                Tree::Pattern(pattern) => pattern.cost(),
+                Tree::Not(inner) => sum(inner),
+                Tree::Binary(_, left, right) => sum(left).saturating_add(sum(right)),
+                _ => 0,
+            }
+        }
+        sum(&self.root)
+    }
+
     /// What its variables hold, for people: `$A is "x", $B is not set`. At most four, values cut short.
     #[must_use]
     pub fn explain(&self, scope: &dyn Scope) -> String {
@@ -247,7 +260,7 @@ impl fmt::Display for Tree {
             Tree::Variable(name) => write!(f, "${name}"),
             Tree::Input(name) => write!(f, "$[[ inputs.{name} ]]"),
             Tree::Text(text) => write!(f, "\"{text}\""),
-            Tree::Pattern(_, text) => write!(f, "/{text}/"),
+            Tree::Pattern(pattern) => write!(f, "/{}/", pattern.inside()),
             Tree::Null => f.write_str("null"),
             Tree::Bool(b) => write!(f, "{b}"),
             Tree::Not(inner) => write!(f, "not({inner})"),
@@ -271,7 +284,7 @@ fn evaluate<'a>(tree: &'a Tree, scope: &'a dyn Scope) -> Result<Value<'a>, BadPa
         Tree::Variable(name) => scope.variable(name).map_or(Value::Null, |v| Value::Text(v.into())),
         Tree::Input(name) => scope.input(name).unwrap_or(Value::Null),
         Tree::Text(text) => Value::Text(text.into()),
-        Tree::Pattern(..) => Value::Pattern,
+        Tree::Pattern(_) => Value::Pattern,
         Tree::Null => Value::Null,
         Tree::Bool(b) => Value::Bool(*b),
         Tree::Not(inner) => Value::Bool(!evaluate(inner, scope)?.is_present()),
@@ -294,16 +307,16 @@ fn evaluate<'a>(tree: &'a Tree, scope: &'a dyn Scope) -> Result<Value<'a>, BadPa
 /// `=~`. A text on the right that is not `/…/` is searched for the left one, which is GitLab's documented quirk.
 fn matches(left: Value<'_>, right: &Tree, scope: &dyn Scope) -> Result<bool, BadPattern> {
     let left = left.into_text();
-    if let Tree::Pattern(regex, _) = right {
-        return Ok(regex.is_match(&left));
+    if let Tree::Pattern(pattern) = right {
+        return Ok(pattern.is_match(&left));
     }
     let text = match evaluate(right, scope)? {
         Value::Null | Value::Pattern => return Ok(false),
         other => other.into_text(),
     };
-    match compile_slashed(&text) {
-        Some(Ok(regex)) => Ok(regex.is_match(&left)),
-        Some(Err(e)) => Err(BadPattern { pattern: text, why: e.to_string() }),
+    match Pattern::of_variable(&text) {
         None => Ok(text.contains(&left)),
+        Some(Ok(pattern)) => Ok(pattern.is_match(&left)),
+        Some(Err(e)) => Err(BadPattern { why: e.to_string(), pattern: text }),
     }
 }

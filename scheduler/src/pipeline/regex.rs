@@ -6,6 +6,8 @@
 //! look-around are refused, `&&` and `[` inside a class are themselves.
 
 use regex::{Regex, RegexBuilder};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use thiserror::Error;
 
@@ -13,6 +15,9 @@ use thiserror::Error;
 pub const MAX_PATTERN: usize = 4096;
 /// Bytes its program may take: `(a{1000}){1000}` must not.
 const MAX_PROGRAM: usize = 1 << 20;
+/// [`Pattern::cost`] that all patterns of a configuration may have together: a quarter of a
+/// second, and about 100 MB.
+pub const MAX_COST: u32 = 10_000;
 /// RE2's bound of one repetition.
 const MAX_REPEAT: u32 = 1000;
 
@@ -37,11 +42,94 @@ pub enum PatternError {
     },
 }
 
+/// A pattern that was read and is right. Its program is made when it is asked for and kept as long as there is room:
+/// a configuration may hold a hundred thousand patterns, and a program takes some ten kilobytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    inside: String,
+    flags: String,
+    cost: u32,
+}
+
+impl Pattern {
+    /// Reads a pattern of RE2's language. `flags` are letters of `ismU`.
+    ///
+    /// # Errors
+    /// When RE2 would refuse it, or when it is too big.
+    pub fn new(inside: &str, flags: &str) -> Result<Self, PatternError> {
+        let cost = with_program(inside, flags, |_, cost| cost)?;
+        Ok(Pattern { inside: inside.into(), flags: flags.into(), cost })
+    }
+
+    /// Reads a pattern that a variable holds, `/inside/flags`; `None` when the text is not of that form. Such patterns are
+    /// not counted against [`MAX_COST`], so big ones are refused.
+    ///
+    /// # Errors
+    /// When RE2 would refuse it, or when it is too big.
+    #[must_use]
+    pub fn of_variable(text: &str) -> Option<Result<Self, PatternError>> {
+        let (inside, flags) = slashed(text)?;
+        let pattern = Pattern::new(&inside, flags);
+        Some(pattern.and_then(|p| if p.cost > COSTS[1].1 { Err(PatternError::TooBig) } else { Ok(p) }))
+    }
+
+    /// Whether the text has it.
+    #[must_use]
+    pub fn is_match(&self, text: &str) -> bool {
+        with_program(&self.inside, &self.flags, |program, _| program.is_match(text)).unwrap_or(false)
+    }
+
+    /// What is between the slashes.
+    #[must_use]
+    pub fn inside(&self) -> &str {
+        &self.inside
+    }
+
+    /// How much work it is to make its program, in units of about 20 µs (measured: 13 µs for a small one, 5 ms for one
+    /// that needs [`MAX_PROGRAM`]). See [`MAX_COST`].
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        self.cost
+    }
+}
+
+thread_local! {
+    /// A memory of what [`compile`] gave, as jobs ask the same patterns over and over, and what is in it costs together.
+    /// It has room for all patterns of a configuration.
+    static KEPT: RefCell<(HashMap<String, (Regex, u32)>, u32)> = RefCell::default();
+}
+
+fn with_program<T>(inside: &str, flags: &str, ask: impl FnOnce(&Regex, u32) -> T) -> Result<T, PatternError> {
+    let key = format!("{flags}/{inside}");
+    KEPT.with(|kept| {
+        if let Some((program, cost)) = kept.borrow().0.get(&key) {
+            return Ok(ask(program, *cost));
+        }
+        let (program, cost) = compile_with_cost(inside, flags)?;
+        let answer = ask(&program, cost);
+        let (programs, total) = &mut *kept.borrow_mut();
+        if total.saturating_add(cost) > MAX_COST {
+            programs.clear();
+            *total = 0;
+        }
+        *total += cost;
+        programs.insert(key, (program, cost));
+        Ok(answer)
+    })
+}
+
 /// Compiles a pattern of RE2's language. `flags` are letters of `ismU`.
 ///
 /// # Errors
 /// When RE2 would refuse it, or when it is too big.
 pub fn compile(pattern: &str, flags: &str) -> Result<Regex, PatternError> {
+    compile_with_cost(pattern, flags).map(|(program, _)| program)
+}
+
+/// Bytes of a program, and what making one of up to so many costs.
+const COSTS: [(usize, u32); 3] = [(16 << 10, 1), (64 << 10, 20), (MAX_PROGRAM, 200)];
+
+fn compile_with_cost(pattern: &str, flags: &str) -> Result<(Regex, u32), PatternError> {
     if pattern.len() > MAX_PATTERN {
         return Err(PatternError::TooLong(pattern.len()));
     }
@@ -50,12 +138,18 @@ pub fn compile(pattern: &str, flags: &str) -> Result<Regex, PatternError> {
         let _ = write!(text, "(?{})", unique(flags));
     }
     Translator { chars: pattern.chars().collect(), at: 0, out: &mut text }.run()?;
-    RegexBuilder::new(&text).size_limit(MAX_PROGRAM).dfa_size_limit(MAX_PROGRAM).nest_limit(100).build().map_err(|e| {
-        match e {
-            regex::Error::CompiledTooBig(_) => PatternError::TooBig,
-            _ => PatternError::Syntax { what: "not a regular expression in RE2 syntax", text: pattern.into(), at: 0 },
+    for (limit, cost) in COSTS {
+        let built = RegexBuilder::new(&text).size_limit(limit).dfa_size_limit(MAX_PROGRAM).nest_limit(100).build();
+        match built {
+            Ok(program) => return Ok((program, cost)),
+            Err(regex::Error::CompiledTooBig(_)) => {}
+            Err(_) => {
+                let what = "not a regular expression in RE2 syntax";
+                return Err(PatternError::Syntax { what, text: pattern.into(), at: 0 });
+            }
         }
-    })
+    }
+    Err(PatternError::TooBig)
 }
 
 /// The same letter twice is no error in GitLab, but one in the crate.

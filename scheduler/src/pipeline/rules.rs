@@ -44,6 +44,17 @@ pub struct Rule {
     pub on_job_failure: Option<bool>,
 }
 
+impl Rule {
+    /// What making the programs of its patterns costs.
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        let condition = self.condition.as_ref().map_or(0, |c| c.cost());
+        let changes = self.changes.as_ref().map_or(0, |c| c.patterns.cost());
+        let exists = self.exists.as_ref().map_or(0, |e| e.patterns.cost());
+        condition.saturating_add(changes).saturating_add(exists)
+    }
+}
+
 /// `when`, of a rule or a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RuleWhen {

@@ -5,6 +5,7 @@ use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::load::Reported;
 use crate::pipeline::matrix::{self, Instance, Parallel};
 use crate::pipeline::needs::{self, GraphJob, NeedSpec};
+use crate::pipeline::regex::MAX_COST;
 use crate::pipeline::rules::{self, Filter, Rule, RuleKind, RuleWhen};
 use crate::pipeline::suggest;
 use crate::pipeline::tree::{Map, Node, Span, Value};
@@ -12,6 +13,9 @@ use crate::pipeline::validate;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Rules that are decided for all jobs together: about a second.
+const MAX_DECISIONS: usize = 1_000_000;
 
 /// One job as written.
 pub(super) struct Draft {
@@ -75,6 +79,8 @@ pub(super) fn of_configuration(
     // Inherited rules are one list in memory: it is read once.
     let mut read: HashMap<*const Vec<Node>, Rc<Vec<Rule>>> = HashMap::new();
     let has_workflow_rules = validate::has_rules(root);
+    // What making the programs of all patterns costs.
+    let mut cost = 0u32;
     for (name, entry) in validate::visible_jobs(root) {
         let Some(map) = entry.value.as_map() else { continue };
         let map = defaults.apply(map);
@@ -95,6 +101,7 @@ pub(super) fn of_configuration(
                 return Some(rules.clone());
             }
             let rules = Rc::new(rules::parse_rules(node, &path, RuleKind::Job, out)?);
+            cost = rules.iter().map(rules::Rule::cost).fold(cost, u32::saturating_add);
             read.insert(key, rules.clone());
             Some(rules)
         });
@@ -117,6 +124,12 @@ pub(super) fn of_configuration(
         };
         let only = filter("only", out);
         let except = filter("except", out);
+        cost = only.iter().chain(&except).map(Filter::cost).fold(cost, u32::saturating_add);
+        if cost > MAX_COST {
+            let text = "the configuration has too many regular expressions, or too big ones";
+            out.error(entry.key_span, format!("{path}:rules"), text).hint("share rules with `extends` or `!reference`");
+            break;
+        }
         let needs = map.present("needs").and_then(|n| needs::parse_needs(n, &path, is_trigger, out));
         let dependencies =
             map.present("dependencies").and_then(|n| needs::parse_dependencies(n, &path, needs.as_deref(), out));
@@ -173,6 +186,12 @@ pub(super) fn instances(drafts: &[Draft], out: &mut Diagnostics) -> Result<Vec<C
     super::too_many(drafts, out)?;
     let mut all = Vec::new();
     let mut names: HashSet<String> = HashSet::new();
+    let rules = drafts.iter().map(|d| d.size().saturating_mul(d.rules.as_ref().map_or(0, |r| r.len()))).sum::<usize>();
+    if rules > MAX_DECISIONS {
+        let text = format!("the jobs have {rules} rules altogether, at most {MAX_DECISIONS} are decided");
+        out.error(Span::default(), "jobs", text);
+        return Err(Reported);
+    }
     for (at, draft) in drafts.iter().enumerate() {
         let expanded = match &draft.parallel {
             None => Ok(vec![Instance { name: draft.name.to_string(), variables: Vec::new(), index: 0, total: 1 }]),

@@ -2,7 +2,7 @@
 
 use super::lexer::{Kind, Token};
 use super::{ExpressionError, Operator, Tree};
-use crate::pipeline::regex::compile;
+use crate::pipeline::regex::Pattern;
 
 pub(super) fn parse(tokens: &[Token], end: usize) -> Result<Tree, ExpressionError> {
     if tokens.is_empty() {
@@ -68,12 +68,12 @@ impl Parser<'_> {
             Kind::Null => Tree::Null,
             Kind::Bool(b) => Tree::Bool(*b),
             Kind::Pattern(text, flags) => {
-                let regex = compile(text, flags).map_err(|e| ExpressionError {
+                let pattern = Pattern::new(text, flags).map_err(|e| ExpressionError {
                     column: token.at + 1,
                     what: format!("not a regular expression in RE2 syntax: {e}"),
                     length: token.length,
                 })?;
-                Tree::Pattern(Box::new(regex), text.clone())
+                Tree::Pattern(Box::new(pattern))
             }
             Kind::Not => Tree::Not(Box::new(self.operand()?)),
             Kind::Open => {

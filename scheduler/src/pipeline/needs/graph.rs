@@ -205,6 +205,10 @@ fn check_needs(
                 found.push(place);
             }
         }
+        // Too many by far: the rest is not looked at.
+        if found.len() > 100 * MAX_NEEDS {
+            break;
+        }
     }
     let span = needs.first().map_or(job.span, NeedSpec::span);
     if !twice.is_empty() && said.insert(format!("{} twice {span:?}", job.group)) {

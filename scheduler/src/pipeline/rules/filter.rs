@@ -4,9 +4,8 @@ use super::{Event, Facts, RefKind, RuleError};
 use crate::pipeline::changes::{Changes, Finding, parse_changes, strings};
 use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::expression::Expression;
-use crate::pipeline::regex::{compile, slashed};
+use crate::pipeline::regex::{Pattern, PatternError, slashed};
 use crate::pipeline::tree::{Node, Span, shorten};
-use regex::Regex;
 
 /// `only` or `except`. A key that was not written is not asked.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +22,7 @@ pub struct Filter {
 struct RefPattern {
     text: String,
     /// `/…/`; else a keyword or a name.
-    regex: Option<Regex>,
+    pattern: Option<Pattern>,
     /// The word without `@path`.
     word: String,
     /// `@group/project`
@@ -89,7 +88,7 @@ fn parse_refs(node: &Node, path: &str, attribute: &str, out: &mut Diagnostics) -
     let mut refs = Vec::new();
     for (text, span) in texts {
         match RefPattern::parse(text) {
-            Ok(pattern) => refs.push(pattern),
+            Ok(one) => refs.push(one),
             Err(e) => {
                 out.error(span, path, format!("{path} {attribute} {REFS}")).hint(format!("{text}: {e}"));
                 return None;
@@ -119,7 +118,7 @@ fn parse_variables(node: &Node, path: &str, out: &mut Diagnostics) -> Option<Vec
 }
 
 impl RefPattern {
-    fn parse(text: &str) -> Result<Self, crate::pipeline::regex::PatternError> {
+    fn parse(text: &str) -> Result<Self, PatternError> {
         // A pattern may hold an @ of its own; behind its last slash and flags it is the project's.
         let (word, project) = match text.starts_with('/') {
             true => match text.rsplit_once('@') {
@@ -131,11 +130,11 @@ impl RefPattern {
                 None => (text, None),
             },
         };
-        let regex = match slashed(word) {
-            Some((inside, flags)) => Some(compile(&inside, flags)?),
+        let pattern = match slashed(word) {
+            Some((inside, flags)) => Some(Pattern::new(&inside, flags)?),
             None => None,
         };
-        Ok(RefPattern { text: text.into(), regex, word: word.into(), project: project.map(str::to_string) })
+        Ok(RefPattern { text: text.into(), pattern, word: word.into(), project: project.map(str::to_string) })
     }
 
     fn matches(&self, event: &Event) -> bool {
@@ -143,8 +142,8 @@ impl RefPattern {
             return false;
         }
         let by_ref = event.kind != RefKind::MergeRequest;
-        if let Some(regex) = &self.regex {
-            return by_ref && regex.is_match(&event.ref_name);
+        if let Some(pattern) = &self.pattern {
+            return by_ref && pattern.is_match(&event.ref_name);
         }
         let word = self.word.as_str();
         let source = event.source.as_str();
@@ -168,6 +167,13 @@ fn plural(source: &str) -> String {
 }
 
 impl Filter {
+    /// What making the programs of its patterns costs; see [`Pattern::cost`].
+    #[must_use]
+    pub fn cost(&self) -> u32 {
+        let refs = self.refs.iter().flatten().filter_map(|r| r.pattern.as_ref()).map(Pattern::cost);
+        refs.chain(self.variables.iter().flatten().map(Expression::cost)).fold(0, u32::saturating_add)
+    }
+
     /// `only`: every key that was written holds.
     pub(super) fn all_hold(&self, facts: Facts<'_>) -> Result<Finding, RuleError> {
         let findings = self.findings(facts)?;

@@ -6,6 +6,7 @@ use crate::pipeline::diagnostic::Diagnostics;
 use crate::pipeline::expression::{Expression, ExpressionError};
 use crate::pipeline::needs::parse_rule_needs;
 use crate::pipeline::plan::OnNewCommit;
+use crate::pipeline::regex::MAX_COST;
 use crate::pipeline::suggest;
 use crate::pipeline::tree::{Map, Node, Span, Style, Value};
 use slipway_spec::duration;
@@ -55,7 +56,8 @@ pub fn parse_rules(node: &Node, path: &str, kind: RuleKind, out: &mut Diagnostic
         return None;
     }
     let mut flat = Vec::new();
-    if let Err(wrong) = flatten(node, 0, &mut flat) {
+    let mut looked_at = 0;
+    if let Err(wrong) = flatten(node, 0, &mut looked_at, &mut flat) {
         let text = format!("{path} rules should be an array containing hashes and arrays of hashes");
         out.error(wrong.span, format!("{path}:rules"), text)
             .hint(format!("found {}; a rule is a mapping: - if: $CI_COMMIT_BRANCH == \"main\"", wrong.describe()));
@@ -67,15 +69,41 @@ pub fn parse_rules(node: &Node, path: &str, kind: RuleKind, out: &mut Diagnostic
         return None;
     }
     let at = format!("{path}:rules:rule");
-    Some(flat.into_iter().filter_map(|(map, span)| parse_rule(map, span, &at, kind, out)).collect())
+    let mut rules = Vec::with_capacity(flat.len());
+    let mut cost = 0u32;
+    for (map, span) in flat {
+        let Some(rule) = parse_rule(map, span, &at, kind, out) else { continue };
+        cost = cost.saturating_add(rule.cost());
+        rules.push(rule);
+        if cost > MAX_COST {
+            out.error(
+                span,
+                format!("{path}:rules"),
+                format!("{path} rules has too many regular expressions, or too big ones"),
+            );
+            return None;
+        }
+    }
+    Some(rules)
 }
 
-fn flatten<'n>(node: &'n Node, depth: usize, flat: &mut Vec<(&'n Map, Span)>) -> Result<(), &'n Node> {
+/// The rules of nested lists, in order. Aliases make lists that hold the same list over and over, so what was looked at
+/// is counted, empty lists too.
+fn flatten<'n>(
+    node: &'n Node,
+    depth: usize,
+    looked_at: &mut usize,
+    flat: &mut Vec<(&'n Map, Span)>,
+) -> Result<(), &'n Node> {
     let items = node.as_seq().filter(|_| depth <= MAX_NESTING).ok_or(node)?;
     for item in items {
         match item.as_map() {
             Some(map) => flat.push((map, item.span)),
-            None => flatten(item, depth + 1, flat)?,
+            None => flatten(item, depth + 1, looked_at, flat)?,
+        }
+        *looked_at += 1;
+        if *looked_at > 20 * MAX_RULES {
+            return Err(node);
         }
         if flat.len() > MAX_RULES {
             break;
