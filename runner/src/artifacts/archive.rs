@@ -227,9 +227,10 @@ fn pack_zip<W: Write + Seek>(
     Ok(files)
 }
 
-/// Zip wants text; a path that is none is written with replacement characters.
+/// Zip wants text; bytes of a path that are none are written as `\xff`, so that no two paths become one.
 fn zip_name(entry: &Entry) -> String {
-    String::from_utf8_lossy(&entry.path).into_owned()
+    let chunks = entry.path.utf8_chunks().map(|chunk| format!("{}{}", chunk.valid(), chunk.invalid().escape_ascii()));
+    chunks.collect()
 }
 
 fn output(error: zip::result::ZipError) -> ArtifactError {

@@ -9,7 +9,7 @@
 //! ```
 
 use super::Scope;
-use crate::confined::Entry;
+use crate::confined::{Entry, Kind};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use slipway_spec::job::Tier;
@@ -264,9 +264,11 @@ fn subfolders(folder: &Path) -> io::Result<Vec<PathBuf>> {
 pub(super) fn fingerprint(entries: &[Entry]) -> String {
     let mut digest = Sha256::new();
     for entry in entries {
-        let folder = entry.kind == crate::confined::Kind::Folder;
-        // Folders change their times when they are filled.
-        let time = if folder { (0, 0) } else { (entry.modified, entry.modified_nanos) };
+        // Folders change their times when they are filled, links theirs when they are made.
+        let time = match entry.kind {
+            Kind::File { .. } => Some((entry.modified, entry.modified_nanos)),
+            Kind::Folder | Kind::Link { .. } | Kind::Special => None,
+        };
         digest.update(&entry.path);
         digest.update(format!("\0{:?} {:o} {time:?}\n", entry.kind, entry.mode));
     }
