@@ -7,6 +7,7 @@ mod client;
 mod control;
 mod deployments;
 mod hook;
+mod lint;
 mod live;
 mod logs;
 mod status;
@@ -26,6 +27,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Check a .gitlab-ci.yml, and print its plan.
+    Lint(lint::Lint),
     /// Make a pipeline of a commit.
     Submit(submit::Submit),
     /// Show pipelines, one pipeline, one job or the nodes.
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
 
 async fn dispatch(command: Command) -> anyhow::Result<End> {
     match command {
+        Command::Lint(args) => args.run(),
         Command::Submit(args) => args.execute().await,
         Command::Status(args) => args.execute().await,
         Command::Logs(args) => args.execute().await,

@@ -18,6 +18,7 @@
 //! | [`needs`] | which job waits for which, and whose artifacts it gets |
 //! | [`regex`] | RE2's patterns on a linear engine |
 //! | [`rules`] | which jobs run, and why |
+//! | [`lint`], [`work_tree`] | what `slipway lint` says, and the folder it looks at |
 //! | [`plan`] | the compiled pipeline |
 
 pub mod changes;
@@ -32,6 +33,7 @@ pub mod include;
 pub mod inputs;
 pub mod job;
 pub mod keywords;
+pub mod lint;
 pub mod load;
 pub mod matrix;
 pub mod needs;
@@ -44,3 +46,4 @@ pub mod suggest;
 pub mod tree;
 pub mod validate;
 pub mod variables;
+pub mod work_tree;

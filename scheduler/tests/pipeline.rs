@@ -2,6 +2,10 @@
 
 #[path = "pipeline/conformance.rs"]
 mod conformance;
+#[path = "pipeline/document.rs"]
+mod document;
+#[path = "pipeline/mistakes.rs"]
+mod mistakes;
 #[path = "pipeline/plans.rs"]
 mod plans;
 #[path = "pipeline/verdicts.rs"]

@@ -56,7 +56,9 @@ pub fn compile(request: &Request<'_>, fetch: &dyn Fetch) -> Result<Compiled, Dia
     let given = Given::new(request.predefined, request.variables);
     let commit = FetchedCommit::new(fetch);
     let (root, mut out) = read(request, &given, fetch, &commit)?;
-    match plan(&root, request, &given, &commit, &mut out) {
+    let result = plan(&root, request, &given, &commit, &mut out);
+    out.sort();
+    match result {
         Ok((plan, no_pipeline)) if !out.has_errors() => Ok(Compiled { plan, no_pipeline, warnings: out }),
         Ok(_) | Err(Reported) => Err(out),
     }
@@ -85,6 +87,7 @@ pub fn check_syntax(file: &str, text: &str) -> Diagnostics {
         }
     }
     out.set_sources(sources);
+    out.sort();
     out
 }
 
@@ -118,7 +121,13 @@ fn read(
     };
     let root = root.and_then(|root| resolve(root, &mut out));
     out.set_sources(sources);
-    root.map(|root| (root, out.clone())).map_err(|Reported| out)
+    match root {
+        Ok(root) => Ok((root, out)),
+        Err(Reported) => {
+            out.sort();
+            Err(out)
+        }
+    }
 }
 
 /// Decides `include:rules`.

@@ -145,6 +145,11 @@ impl Diagnostics {
         self.items.iter()
     }
 
+    /// In the order of the files and their lines; what has no place comes first.
+    pub fn sort(&mut self) {
+        self.items.sort_by_key(|d| (d.span.line > 0, d.span.file, d.span.line, d.span.column));
+    }
+
     /// The files that the spans point into.
     pub fn set_sources(&mut self, sources: Sources) {
         self.sources = sources;

@@ -8,6 +8,8 @@ use super::load::{self, MAX_FILE_BYTES, MAX_NODES, Reported, TOO_BIG};
 use super::suggest;
 use super::tree::{Map, Node, Span, Value, shorten};
 use super::validate::{self, Mode};
+use base64::Engine as _;
+use sha2::{Digest as _, Sha256};
 use slipway_spec::expand::{Undefined, expand_for_server};
 use slipway_spec::glob::RubyGlob;
 use std::collections::BTreeSet;
@@ -205,6 +207,7 @@ impl Reader<'_> {
                 return Err(Reported);
             }
             let (fetched, label) = self.read(&place, item.span)?;
+            self.integrity(item, &fetched.text, &label)?;
             let again = format!("{label} {}", given.values.iter().map(|(k, v)| format!("{k}={v}")).collect::<String>());
             if home.chain.contains(&again) || home.chain.first() == Some(&label) && home.repository.is_none() {
                 let way = home.chain.iter().map(|c| c.trim_end()).collect::<Vec<_>>().join(" -> ");
@@ -235,6 +238,20 @@ impl Reader<'_> {
             }
         }
         Ok(files)
+    }
+
+    /// `integrity: sha256-…`: the file is the one that was meant.
+    fn integrity(&mut self, item: &Node, text: &str, label: &str) -> Result<(), Reported> {
+        let Some(node) = item.get("integrity").filter(|n| !n.is_null()) else { return Ok(()) };
+        let wanted = node.as_str().and_then(|t| t.strip_prefix("sha256-")).unwrap_or_default();
+        let found = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(text));
+        if wanted == found {
+            return Ok(());
+        }
+        self.diagnostics
+            .error(node.span, "include:integrity", format!("{label}: the file does not match its integrity hash"))
+            .hint(format!("it has sha256-{found}"));
+        Err(Reported)
     }
 
     fn given(&mut self, item: &Node) -> Result<Given, Reported> {

@@ -33,6 +33,8 @@ pub enum Mode {
     Full,
 }
 
+/// Unknown keys of one mapping for which something is suggested.
+const MAX_HINTS: usize = 5;
 /// Levels a list in a list may have, in scripts and stages.
 const MAX_LISTS: usize = 10;
 
@@ -127,9 +129,17 @@ impl Checker<'_> {
                 },
             }
         }
-        let Some((first, span)) = unknown.first().copied() else { return };
+        let Some((_, span)) = unknown.first().copied() else { return };
         let names: Vec<&str> = unknown.iter().map(|(k, _)| &***k).collect();
-        let hint = suggest::among(first, keywords::of(parent).map(|k| k.name)).or_else(|| elsewhere(first, parent));
+        let hints: Vec<String> = names
+            .iter()
+            .filter_map(|name| {
+                let near = suggest::nearest(name, keywords::of(parent).map(|k| k.name));
+                near.map(|near| format!("did you mean `{near}` for `{name}`?")).or_else(|| elsewhere(name, parent))
+            })
+            .take(MAX_HINTS)
+            .collect();
+        let hint = (!hints.is_empty()).then(|| hints.join(" "));
         self.fail(span, path, format!("config contains unknown keys: {}", names.join(", "))).hint = hint;
     }
 
@@ -343,8 +353,7 @@ impl Checker<'_> {
             return;
         };
         if let Err(error) = slipway_spec::duration::parse(text) {
-            self.fail(node.span, path, format!("{attribute} should be a duration"))
-                .hint(format!("{error}; for example `1h 30m`, `2 days`, `90 seconds`"));
+            self.fail(node.span, path, format!("{attribute} should be a duration")).hint(error.to_string());
         }
     }
 }
@@ -378,5 +387,5 @@ fn elsewhere(name: &str, parent: &str) -> Option<String> {
         })
         .collect();
     places.dedup();
-    (!places.is_empty() && places.len() <= 4).then(|| format!("`{name}` belongs into {}", places.join(" or ")))
+    (!places.is_empty() && places.len() <= 4).then(|| format!("`{name}` belongs into {}.", places.join(" or ")))
 }

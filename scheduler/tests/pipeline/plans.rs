@@ -300,3 +300,14 @@ fn keywords_that_are_not_acted_upon_are_named_once() {
         ]
     );
 }
+
+#[test]
+fn include_with_another_hash_is_refused() {
+    let world = World::push("main").file("https://x.example/a.yml", "j: {script: x}\n");
+    let text = |hash: &str| format!("include: {{remote: 'https://x.example/a.yml', integrity: 'sha256-{hash}'}}\n");
+    let errors = world.errors(&text("AAAA"));
+    assert_eq!(errors, ["https://x.example/a.yml: the file does not match its integrity hash"]);
+    let right = world.compile(&text("AAAA")).expect_err("refused").iter().find_map(|d| d.hint.clone()).expect("a hint");
+    let hash = right.trim_start_matches("it has sha256-");
+    assert_eq!(world.plan(&text(hash)).plan.jobs.len(), 1);
+}

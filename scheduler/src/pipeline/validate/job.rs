@@ -82,8 +82,9 @@ impl Checker<'_> {
         };
         let is_trigger = map.present("trigger").is_some();
         if self.mode == Mode::Full && ["script", "run", "trigger"].iter().all(|k| !map.contains(k)) {
-            self.no_script(name, entry.key_span, node);
-            self.keys(map, "job", &path);
+            if !self.no_script(name, entry.key_span, node) {
+                self.keys(map, "job", &path);
+            }
             return;
         }
         for (a, b) in [("script", "trigger"), ("script", "run"), ("run", "trigger")] {
@@ -127,12 +128,13 @@ impl Checker<'_> {
         self.server_keywords(name, map, &path);
     }
 
-    fn no_script(&mut self, name: &str, span: Span, node: &Node) {
+    /// True when it is a misspelt keyword of the top level, and so no job at all.
+    fn no_script(&mut self, name: &str, span: Span, node: &Node) -> bool {
         self.failed = true;
         let message = format!("jobs {name} config should implement the script:, run:, or trigger: keyword");
         let error = self.out.error(span, format!("jobs:{name}"), message);
-        let known = super::RESERVED.iter().copied();
-        error.hint = match suggest::nearest(name, known) {
+        let keyword = suggest::nearest(name, super::RESERVED.iter().copied());
+        error.hint = match keyword {
             Some(keyword) => Some(format!("did you mean the keyword `{keyword}`? Every other top-level name is a job")),
             None if node.as_map().is_some() => {
                 let names = ["script", "trigger", "run"].into_iter();
@@ -142,6 +144,7 @@ impl Checker<'_> {
             }
             None => Some("every top-level name that is no keyword is a job".into()),
         };
+        keyword.is_some()
     }
 
     fn trigger_keys(&mut self, map: &Map, path: &str) {
