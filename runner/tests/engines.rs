@@ -2,6 +2,8 @@
 
 #[path = "engines/attack.rs"]
 mod attack;
+#[path = "engines/warm.rs"]
+mod warm;
 #[path = "engines/yard.rs"]
 mod yard;
 

@@ -60,10 +60,11 @@ for space in $(ctr namespaces ls -q); do
 		grep ' View *$' "$list" | while read -r key rest; do
 			$snapshots rm "$key"
 		done
-		ctr -n "$space" leases create --id slipway-collect >/dev/null
-		ctr -n "$space" leases delete --sync slipway-collect >/dev/null
-		$snapshots ls >"$list"
 	fi
+	# A collection that the job itself asked for (a prune) may still be under way, and take what would be named here.
+	ctr -n "$space" leases create --id slipway-collect >/dev/null
+	ctr -n "$space" leases delete --sync slipway-collect >/dev/null
+	$snapshots ls >"$list"
 	while read -r key parent kind; do
 		if [ -z "$kind" ]; then
 			kind=$parent
