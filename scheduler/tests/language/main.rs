@@ -4,6 +4,7 @@
 mod cases;
 mod expressions;
 mod git;
+mod hostile;
 mod needs;
 mod properties;
 mod rules;
