@@ -66,7 +66,8 @@ async fn two_concurrent_engines_cannot_see_each_other() {
             build("x", "FROM alpine:latest\\nRUN echo secret > /a\\n")
         ),
     );
-    let seen = yard.sh(&b, "docker ps -aq; docker images -q; docker volume ls -q; docker network ls --format '{{.Name}}'");
+    let seen =
+        yard.sh(&b, "docker ps -aq; docker images -q; docker volume ls -q; docker network ls --format '{{.Name}}'");
     let seen: Vec<_> = seen.split_whitespace().collect();
     assert_eq!(seen, ["bridge", "host", "none"]);
     let built = yard.sh(&b, &build("x", "FROM alpine:latest\\nRUN echo secret > /a\\n"));

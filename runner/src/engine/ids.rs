@@ -18,7 +18,7 @@ const CLAIMS: &str = "/run/slipway/ids";
 /// A range that is this engine's alone until it is given back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct IdRange(u32);
+pub(crate) struct IdRange(u32);
 
 impl IdRange {
     /// Claims a free range for the engine whose folder is `owner`.
@@ -43,7 +43,7 @@ impl IdRange {
 
     /// What uid 0 of the engine is outside.
     #[must_use]
-    pub fn base(&self) -> u32 {
+    pub(crate) fn base(&self) -> u32 {
         FIRST + self.0 * IDS
     }
 

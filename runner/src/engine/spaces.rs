@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// Ids a user namespace has: as many as a Linux user database expects.
-pub const IDS: u32 = 65_536;
+pub(super) const IDS: u32 = 65_536;
 
 /// The two namespaces. They live as long as this does, or the engine in them.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What the tests share: a network like a job's, a lender on a store of its own, clients in the network.
 
 use bollard::Docker;
-use slipway_runner::engine::{Choice, EngineConfig, EngineRequest, Lender, Lent, NetworkFacts, Registries};
+use slipway_runner::engine::{Choice, EngineConfig, EngineRequest, Lender, Lent, Limits, NetworkFacts, Registries};
 use slipway_runner::layers::{Budget, Store};
 use slipway_spec::ids::{Fence, JobId, PipelineId, ProjectId};
 use slipway_spec::job::Tier;
@@ -27,9 +27,14 @@ pub(crate) struct Said {
 
 impl Yard {
     pub(crate) async fn new(choice: Choice) -> Yard {
+        Yard::with(choice, Limits::default()).await
+    }
+
+    /// With limits for every engine.
+    pub(crate) async fn with(choice: Choice, limits: Limits) -> Yard {
         let folder = tempfile::Builder::new().prefix("yard-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let store = Arc::new(Store::open(&folder.path().join("store"), Budget::default()).unwrap());
-        let lender = lender(folder.path(), store.clone(), choice).await;
+        let lender = lender(folder.path(), store.clone(), choice, limits).await;
         Yard { lender, store, network: Network::new(), folder }
     }
 
@@ -40,7 +45,7 @@ impl Yard {
 
     /// Another lender on the same folder, as after a restart of the runner.
     pub(crate) async fn restarted(&self, choice: Choice) -> Lender {
-        lender(self.folder.path(), self.store.clone(), choice).await
+        lender(self.folder.path(), self.store.clone(), choice, Limits::default()).await
     }
 
     /// What job `job` of the yard's one project asks for.
@@ -110,9 +115,10 @@ impl Drop for Yard {
     }
 }
 
-async fn lender(folder: &Path, store: Arc<Store>, choice: Choice) -> Lender {
+async fn lender(folder: &Path, store: Arc<Store>, choice: Choice, limits: Limits) -> Lender {
     let config = EngineConfig {
         wall: choice,
+        limits,
         registries: Registries { mirrors: vec!["http://127.0.0.1:5000".into()], insecure: Vec::new() },
         door: vec![env!("CARGO_BIN_EXE_slipway-door").into()],
         ..EngineConfig::new(folder.join("lent"))
