@@ -5,9 +5,12 @@
 mod leases;
 mod session;
 
+use crate::cache::{CacheError, Caches, Limits};
 use crate::config::{RunnerConfig, Unusable};
+use crate::engine::{self, EngineConfig, Lender, Registries};
 use crate::executor::network::Pool;
 use crate::job::Node;
+use crate::layers::{Budget, LayersError, Store};
 use crate::workspace::{Mirrors, WorkspaceError};
 use bollard::Docker;
 use slipway_wire::MAX_MESSAGE_BYTES;
@@ -64,6 +67,15 @@ pub enum StartError {
     /// The mirrors.
     #[error(transparent)]
     Mirrors(#[from] WorkspaceError),
+    /// The caches.
+    #[error(transparent)]
+    Caches(#[from] CacheError),
+    /// The layer store.
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    /// A thread that was to open the store.
+    #[error("cannot open the layer store: {0}")]
+    Thread(#[from] tokio::task::JoinError),
 }
 
 /// How a runner is told to end.
@@ -104,11 +116,16 @@ impl Runner {
         let docker = Docker::connect_with_unix(&socket, DOCKER_SECONDS, bollard::API_DEFAULT_VERSION).map_err(fault)?;
         let docker = docker.negotiate_version().await.map_err(fault)?;
         let mirrors = Mirrors::open(&config.cache_root)?;
+        let caches = Caches::open(&config.cache_root, Limits::default())?;
+        let store = open_store(&config).await?;
+        let lender = lender(&config, store.clone(), docker.clone()).await;
         let pool = Pool::parse(&config.job_networks).map_err(|why| Unusable { faults: vec![why] })?;
         let client = RunnerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let node = Arc::new(Node { name: config.node(), config, docker, client, pool, mirrors });
+        let (name, holdings) = (config.node(), watch::Sender::default());
+        let store = Some(store);
+        let node = Arc::new(Node { name, config, docker, client, pool, mirrors, caches, store, lender, holdings });
         let adopted = crate::sweep::sweep(&node).await;
         let (ending, told) = watch::channel(Ending::Run);
         let task = tokio::spawn(session::run(node, adopted, told, lock));
@@ -143,6 +160,38 @@ impl RunnerHandle {
             *now = (*now).max(ending);
             later
         });
+    }
+}
+
+async fn open_store(config: &RunnerConfig) -> Result<Arc<Store>, StartError> {
+    let root = config.cache_root.join(crate::layers::FOLDER);
+    let budget = Budget {
+        cache_max_bytes: config.cache_max_bytes,
+        build_disk_bytes: config.build_disk_bytes,
+        ..Budget::default()
+    };
+    Ok(Arc::new(tokio::task::spawn_blocking(move || Store::open(&root, budget)).await??))
+}
+
+/// What lends engines; a node that cannot runs all other jobs.
+async fn lender(config: &RunnerConfig, store: Arc<Store>, docker: Docker) -> Option<Arc<Lender>> {
+    let mut engines = EngineConfig::new(config.cache_root.join("lent"));
+    engines.wall = config.wall;
+    engines.registries =
+        Registries { mirrors: config.registry_mirrors.clone(), insecure: config.insecure_registries.clone() };
+    engines.ca_file.clone_from(&config.ca_file);
+    engines.limits =
+        engine::Limits { memory_bytes: config.engine_memory_bytes, cpus: config.engine_cpus, pids: config.engine_pids };
+    if !config.engine_door.is_empty() {
+        engines.door.clone_from(&config.engine_door);
+    }
+    engines.labels.insert(crate::executor::LABEL_NODE.into(), config.node());
+    match Lender::new(engines, store, docker).await {
+        Ok(lender) => Some(Arc::new(lender)),
+        Err(e) => {
+            tracing::warn!(error = %e, "this node lends no engines: jobs with `docker:dind` are refused here");
+            None
+        }
     }
 }
 

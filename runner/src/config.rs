@@ -1,8 +1,10 @@
 //! `[runner]` of the configuration file: one node. Unknown keys are refused with their place.
 
+use crate::engine::Choice;
 use serde::Deserialize;
 use slipway_spec::job::PullPolicy;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// One node's configuration.
@@ -21,6 +23,12 @@ pub struct RunnerConfig {
     pub tags: Vec<String>,
     /// Paths of the projects it serves; empty means all.
     pub trust_domain: Vec<String>,
+    /// Memory in bytes of an engine, its page cache included.
+    pub engine_memory_bytes: Option<u64>,
+    /// CPUs of an engine.
+    pub engine_cpus: Option<f64>,
+    /// Processes of an engine and of all containers in it.
+    pub engine_pids: Option<u64>,
     /// The Docker engine that runs the job containers.
     pub docker_socket: PathBuf,
     /// Image of a job that names none.
@@ -57,8 +65,8 @@ pub struct RunnerConfig {
     pub extra_hosts: Vec<String>,
     /// Variables of every job; the job's own win.
     pub environment: BTreeMap<String, String>,
-    /// What keeps root in an engine inside.
-    pub wall: WallChoice,
+    /// What keeps root in an engine inside: `auto`, `userns` or `container`.
+    pub wall: Choice,
     /// Disk in bytes that one build is assumed to need.
     pub build_disk_bytes: u64,
     /// Bytes that layers, generations and caches may take.
@@ -75,6 +83,9 @@ pub struct RunnerConfig {
     pub trace_timestamps: bool,
     /// How long jobs may take to end when the runner is stopped.
     pub shutdown_seconds: u64,
+    /// The program, with the words that lead to `engine::door::serve`; empty means this program with `engine-door`.
+    #[serde(skip)]
+    pub engine_door: Vec<OsString>,
 }
 
 impl Default for RunnerConfig {
@@ -86,6 +97,9 @@ impl Default for RunnerConfig {
             capacity: 0,
             tags: Vec::new(),
             trust_domain: Vec::new(),
+            engine_memory_bytes: None,
+            engine_cpus: None,
+            engine_pids: None,
             docker_socket: "/var/run/docker.sock".into(),
             default_image: None,
             registry_mirrors: Vec::new(),
@@ -104,7 +118,7 @@ impl Default for RunnerConfig {
             volumes: Vec::new(),
             extra_hosts: Vec::new(),
             environment: BTreeMap::new(),
-            wall: WallChoice::Auto,
+            wall: Choice::Auto,
             build_disk_bytes: 8 << 30,
             cache_max_bytes: 50 << 30,
             job_networks: "10.213.0.0/16".into(),
@@ -113,21 +127,9 @@ impl Default for RunnerConfig {
             output_limit_bytes: 4 << 20,
             trace_timestamps: false,
             shutdown_seconds: 30,
+            engine_door: Vec::new(),
         }
     }
-}
-
-/// What keeps root in an engine inside.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WallChoice {
-    /// A user namespace where the host can, else a privileged container.
-    #[default]
-    Auto,
-    /// A user namespace; jobs that need an engine are refused where the host cannot.
-    Userns,
-    /// A privileged container.
-    Container,
 }
 
 /// A configuration that cannot be used: every fault of it.

@@ -1,8 +1,9 @@
 //! One job on this node, from offer to removal.
 //!
-//! [`state`] decides (pure), [`driver`] acts: [`prepare`] (with [`sources`] and [`engine`]), [`steps`], [`collect`],
+//! [`state`] decides (pure), [`driver`] acts: [`prepare`] (with [`sources`], [`engine`] and [`bring_in`]), [`steps`], [`collect`],
 //! [`finish`]. [`record`] is what of it is on disk; [`variables`] what its containers see.
 
+pub(crate) mod bring_in;
 pub(crate) mod collect;
 pub(crate) mod driver;
 pub(crate) mod engine;
@@ -14,13 +15,17 @@ pub mod state;
 pub(crate) mod steps;
 pub(crate) mod variables;
 
+use crate::cache::Caches;
 use crate::config::RunnerConfig;
+use crate::engine::Lender;
 use crate::executor::network::Pool;
+use crate::layers::Store;
 use crate::workspace::Mirrors;
 use bollard::Docker;
 use slipway_spec::ids::JobId;
 use slipway_wire::v1::runner_client::RunnerClient;
-use tokio::sync::oneshot;
+use std::sync::Arc;
+use tokio::sync::{oneshot, watch};
 use tonic::transport::Channel;
 
 /// What all jobs of a node share.
@@ -31,17 +36,18 @@ pub(crate) struct Node {
     pub(crate) client: RunnerClient<Channel>,
     pub(crate) pool: Pool,
     pub(crate) mirrors: Mirrors,
+    pub(crate) caches: Caches,
+    /// Layers of engines; `None` when the node lends none.
+    pub(crate) store: Option<Arc<Store>>,
+    pub(crate) lender: Option<Arc<Lender>>,
+    /// What the store holds, as reports have it: generations as JSON, bytes.
+    pub(crate) holdings: watch::Sender<(Vec<u8>, u64)>,
 }
 
 impl Node {
     /// What keeps root in an engine inside; empty when the node has no engines.
     pub(crate) fn wall(&self) -> String {
-        String::new()
-    }
-
-    /// Why it takes no builds now; empty when it does.
-    pub(crate) fn refuses_builds(&self) -> String {
-        String::new()
+        self.lender.as_ref().map(|l| l.wall().wall.to_string()).unwrap_or_default()
     }
 }
 

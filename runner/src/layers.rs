@@ -37,7 +37,7 @@ pub use fault::{Faults, Step};
 pub use layout::{SnapshotInfo, SnapshotKind};
 pub use lineage::{EngineKind, GenerationRef, ImageStore, Lineage, LineageKey, Wall};
 pub use promote::{Finished, Kept, Promotion};
-pub use store::{LayersError, Store};
+pub use store::{Finishing, LayersError, Store};
 
 /// The store's folder beneath a node's `cache_root`.
 pub const FOLDER: &str = "layers";

@@ -1,6 +1,7 @@
 //! At start: jobs that an earlier process of this node had are adopted where they can go on, and everything else that
 //! carries the node's label is removed.
 
+use crate::engine::Lent;
 use crate::executor::{LABEL_JOB, LABEL_NODE, Labels, container};
 use crate::job::Node;
 use crate::job::record::{self, Record};
@@ -8,21 +9,25 @@ use crate::job::state::State;
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptionsBuilder};
 use slipway_spec::job::JobSpec;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// A job to go on with.
 pub(crate) struct Adopted {
     pub(crate) spec: JobSpec,
     pub(crate) record: Record,
+    /// Its engines that still live.
+    pub(crate) engines: Vec<Lent>,
 }
 
 /// Adopts and removes.
-pub(crate) async fn sweep(node: &Node) -> Vec<Adopted> {
+pub(crate) async fn sweep(node: &Arc<Node>) -> Vec<Adopted> {
     let mut adopted = Vec::new();
     for (id, folder) in record::all(&node.config.cache_root) {
         match folder.load() {
             Ok((spec, record)) if can_go_on(node, &record).await => {
                 tracing::info!(job = %id, phase = record.state.word(), "adopted a job of an earlier process");
-                adopted.push(Adopted { spec, record });
+                let engines = adopt_engines(node, &spec, &record).await;
+                adopted.push(Adopted { spec, record, engines });
             }
             Ok((_, record)) => {
                 tracing::warn!(job = %id, phase = record.state.word(), "ended a job of an earlier process: it cannot go on");
@@ -32,6 +37,15 @@ pub(crate) async fn sweep(node: &Node) -> Vec<Adopted> {
             }
         }
     }
+    if let Some(lender) = &node.lender {
+        let lent: Vec<String> = adopted.iter().flat_map(|a| a.engines.iter().map(|e| e.id.clone())).collect();
+        match lender.sweep(&lent).await {
+            Ok(ended) if ended.is_empty() => {}
+            Ok(ended) => tracing::warn!(?ended, "ended engines of an earlier process"),
+            Err(e) => tracing::warn!(error = %e, "cannot sweep the engines of an earlier process"),
+        }
+    }
+    crate::job::engine::refresh(node).await;
     let alive: BTreeSet<u64> = adopted.iter().map(|a| a.spec.id.0).collect();
     for job in labelled(node).await {
         if !alive.contains(&job) {
@@ -46,6 +60,19 @@ pub(crate) async fn sweep(node: &Node) -> Vec<Adopted> {
         }
     }
     adopted
+}
+
+async fn adopt_engines(node: &Node, spec: &JobSpec, record: &Record) -> Vec<Lent> {
+    let mut engines = Vec::new();
+    let Some(lender) = &node.lender else { return engines };
+    for index in 0..record.engines {
+        match lender.adopt(spec.id, record.fence, index).await {
+            Ok(Some(lent)) => engines.push(lent),
+            Ok(None) => tracing::warn!(job = %spec.id, index, "the job's engine is gone"),
+            Err(e) => tracing::warn!(job = %spec.id, index, error = %e, "cannot adopt the job's engine"),
+        }
+    }
+    engines
 }
 
 /// Whether a job was begun and is still there. One that had not started is left to be queued again.

@@ -5,7 +5,7 @@ use super::leases::Leases;
 use crate::job::driver::{Driver, Start};
 use crate::job::record::Folder;
 use crate::job::{Node, Note, Order, What, variables};
-use crate::pressure::Sampler;
+use crate::pressure::{Admission, Limits, Sampler};
 use crate::sweep::Adopted;
 use futures_util::future::BoxFuture;
 use slipway_spec::ids::{Fence, JobId};
@@ -57,6 +57,10 @@ struct Agent {
     wait: Duration,
     ending: Ending,
     sampler: Option<Sampler>,
+    admission: Admission,
+    holdings: watch::Receiver<(Vec<u8>, u64)>,
+    /// This session was not told yet what the layer store holds.
+    tell_holdings: bool,
 }
 
 /// What woke the agent.
@@ -86,7 +90,11 @@ pub(crate) async fn run(
             None
         }
     };
+    let holdings = node.holdings.subscribe();
     let mut agent = Agent {
+        holdings,
+        tell_holdings: true,
+        admission: Admission::default(),
         node,
         leases: Leases::new(TTL),
         orders: BTreeMap::new(),
@@ -251,6 +259,7 @@ impl Agent {
             *hello = true;
         }
         self.wait = FIRST_WAIT;
+        self.tell_holdings = true;
         for (job, told) in std::mem::take(&mut self.starting) {
             self.start(job, told);
         }
@@ -300,7 +309,7 @@ impl Agent {
         let started = job.record.state.started();
         // What the scheduler holds of the trace it will say itself.
         let (id, start) = self.start_of(job.spec, fence, 0);
-        match Driver::adopt(start, job.record) {
+        match Driver::adopt(start, job.record, job.engines) {
             Ok(driver) => {
                 self.leases.take(id, fence, started, Instant::now());
                 self.spawn(id, fence, driver);
@@ -418,17 +427,27 @@ impl Agent {
     }
 
     fn report(&mut self) {
-        let pressure = self.sampler.as_mut().and_then(|s| s.sample(Instant::now()).ok()).unwrap_or_default();
+        let sample = self.sampler.as_mut().and_then(|s| s.sample(Instant::now()).ok());
+        if let Some(sample) = &sample {
+            self.admission = std::mem::take(&mut self.admission).observe(sample, &Limits::default());
+        }
+        let pressure = sample.unwrap_or_default();
+        // Unchanged since the last report of this session: empty.
+        let (generations_json, cache_bytes) = {
+            let holdings = self.holdings.borrow_and_update();
+            let news = std::mem::take(&mut self.tell_holdings) || holdings.has_changed();
+            (if news { holdings.0.clone() } else { Vec::new() }, holdings.1)
+        };
         let slots = self.node.config.slots();
         let taken = u32::try_from(self.leases.count()).unwrap_or(u32::MAX);
         let free = if self.ending == Ending::Run { slots.saturating_sub(taken) } else { 0 };
         self.send(from_runner::Message::Report(v1::NodeReport {
             pressure_json: encode(&pressure),
             leases: self.leases.wire(),
-            refuses_builds: self.node.refuses_builds(),
+            refuses_builds: self.admission.refusal().unwrap_or_default(),
             free,
-            generations_json: Vec::new(),
-            cache_bytes: 0,
+            generations_json,
+            cache_bytes,
         }));
     }
 }

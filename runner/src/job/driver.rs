@@ -1,9 +1,11 @@
 //! Drives one job: acts on its state, records the next one, comes back.
 
+use super::engine::Engines;
 use super::record::{FORMAT, Folder, Record, StepMark};
 use super::state::{Event, Failure, Plan, State};
 use super::variables::{self, Environment};
 use super::{Node, Note, Order, What};
+use crate::engine::Lent;
 use crate::executor::container::Control;
 use crate::executor::network::Network;
 use crate::executor::output::Output;
@@ -32,14 +34,12 @@ pub(crate) struct Driver {
     pub(crate) labels: Labels,
     pub(crate) plan: Plan,
     pub(crate) environment: Environment,
-    pub(crate) secrets: Vec<String>,
     pub(crate) trace: Arc<Trace>,
     pub(crate) output: Output,
     pub(crate) control: Option<Control>,
     pub(crate) network: Option<Network>,
     pub(crate) services: Vec<services::Running>,
-    pub(crate) engines: Vec<super::engine::Borrowed>,
-    pub(crate) tree: Option<super::sources::Tree>,
+    pub(crate) engines: Engines,
     pub(crate) meter: Option<Meter>,
     /// The container runs (or waits at its gate).
     pub(crate) up: bool,
@@ -59,7 +59,7 @@ pub(crate) struct Driver {
 pub(crate) struct Shipping {
     pub(crate) held: watch::Receiver<u64>,
     pub(crate) close: watch::Sender<bool>,
-    pub(crate) task: AbortOnDropHandle<ship::Ended>,
+    _task: AbortOnDropHandle<ship::Ended>,
 }
 
 /// What the agent gives a job.
@@ -92,6 +92,10 @@ impl Driver {
             taken_at: Timestamp::now(),
             container: None,
             image: String::new(),
+            sources: None,
+            engines: 0,
+            dotenv: Vec::new(),
+            tests: None,
             step: None,
             receipt: Receipt::default(),
         };
@@ -102,10 +106,11 @@ impl Driver {
     ///
     /// # Errors
     /// When its spool cannot be opened.
-    pub(crate) fn adopt(start: Start, record: Record) -> io::Result<Driver> {
+    pub(crate) fn adopt(start: Start, record: Record, engines: Vec<Lent>) -> io::Result<Driver> {
         let folder = Folder::of(&start.node.config.cache_root, start.spec.id);
         let mut driver = Driver::build(start, folder, record)?;
         driver.adopted = true;
+        driver.engines.lent = engines;
         driver.resume();
         Ok(driver)
     }
@@ -145,19 +150,17 @@ impl Driver {
             record,
             folder,
             environment,
-            secrets,
             trace,
             output,
             control: None,
             network: None,
             services: Vec::new(),
-            engines: Vec::new(),
-            tree: None,
+            engines: Engines::default(),
             meter: None,
             up: false,
             running: false,
             adopted: false,
-            shipping: Shipping { held, close, task },
+            shipping: Shipping { held, close, _task: task },
             orders,
             seen: Order::Run,
             notes,
@@ -299,10 +302,10 @@ impl Driver {
             | State::Over
             | State::Abandoned => {}
         }
-        self.record.state = next.clone();
         if matches!(next, State::Over | State::Abandoned) {
             return Ok(());
         }
+        self.record.state = next.clone();
         self.save().await
     }
 
@@ -353,15 +356,23 @@ impl Driver {
 
     /// Removes everything of the job.
     async fn clean(mut self, state: &State) {
-        let success = matches!(state, State::Over) && self.record.state == State::Over;
+        let outcome = match (state, &self.record.state) {
+            (State::Over, State::Finishing { outcome }) => Some(outcome.clone()),
+            _ => None,
+        };
         if let Some(container) = self.record.container.take() {
             crate::executor::remove_container(&self.node.docker, &container).await;
         }
-        super::engine::give_back(&mut self, success).await;
+        super::engine::give_back(&mut self, outcome.as_ref()).await;
         self.labels.remove(&self.node.docker).await;
-        let folder = self.folder.clone();
+        let (folder, caches) = (self.folder.clone(), self.node.caches.clone());
         // The folder of a job that wrote many files takes a while: not on a thread that serves others.
-        match tokio::task::spawn_blocking(move || folder.remove()).await {
+        let removed = tokio::task::spawn_blocking(move || {
+            let removed = folder.remove();
+            caches.replenish();
+            removed
+        });
+        match removed.await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => tracing::warn!(job = %self.spec.id, error = %e, "cannot remove a job's folder"),
             Err(e) => tracing::warn!(job = %self.spec.id, error = %e, "cannot remove a job's folder"),

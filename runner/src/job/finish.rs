@@ -3,8 +3,9 @@
 use super::driver::{Driver, now};
 use super::state::Event;
 use crate::artifacts::coverage::Coverage;
-use crate::receipt;
+use crate::receipt::{self, Usage};
 use crate::trace::spool::Reader;
+use slipway_spec::expand::expand_for_runner;
 use slipway_spec::outcome::{FailureReason, Outcome};
 use slipway_wire::document::encode;
 use slipway_wire::v1::FinishRequest;
@@ -17,12 +18,23 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Bytes of the trace that are searched for coverage and digests: its end.
 const SEARCHED: u64 = 16 << 20;
 
+/// Reads what the job's containers and engines used, once.
+pub(crate) fn read_meters(driver: &mut Driver) {
+    if let Some(meter) = driver.meter.take() {
+        receipt::add(&mut driver.record.receipt, meter.read());
+        for lent in &driver.engines.lent {
+            let usage = lent.usage();
+            let usage =
+                Usage { cpu_seconds: usage.cpu_seconds, memory_peak: usage.memory_peak_bytes, ..Usage::default() };
+            receipt::add(&mut driver.record.receipt, usage);
+        }
+    }
+}
+
 /// Writes the receipt and the last line.
 pub(crate) fn conclude(driver: &mut Driver, outcome: &Outcome) {
     driver.trace.sections_end(now());
-    if let Some(meter) = driver.meter.take() {
-        receipt::add(&mut driver.record.receipt, meter.read());
-    }
+    read_meters(driver);
     let from = driver.trace.length().saturating_sub(SEARCHED);
     let trace =
         Reader::open(&driver.folder.trace()).and_then(|mut r| r.read(from, usize::try_from(SEARCHED).unwrap_or(0)));
@@ -59,15 +71,20 @@ pub(crate) async fn deliver(driver: &mut Driver, outcome: &Outcome) -> Event {
         // The sender ended before it was done: the fence is stale.
         return Event::LeaseLost;
     }
+    super::engine::announce(driver, outcome);
     let url = driver.spec.environment.as_ref().and_then(|e| e.url.as_deref());
+    let look = |name: &str| {
+        let given = driver.record.dotenv.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        given.or_else(|| driver.environment.get(name))
+    };
     let request = FinishRequest {
         job: driver.spec.id.0,
         fence: driver.record.fence.0,
         outcome_json: encode(outcome),
         receipt_json: encode(&driver.record.receipt),
-        dotenv_json: Vec::new(),
-        environment_url: url.map(|u| driver.environment.expand(u)).unwrap_or_default(),
-        tests_json: Vec::new(),
+        dotenv_json: if driver.record.dotenv.is_empty() { Vec::new() } else { encode(&driver.record.dotenv) },
+        environment_url: url.map(|u| expand_for_runner(u, look)).unwrap_or_default(),
+        tests_json: driver.record.tests.as_ref().map(encode).unwrap_or_default(),
         trace_bytes: length,
     };
     let mut client = driver.node.client.clone();

@@ -1,6 +1,7 @@
 //! Everything the script needs: containers on one side, sources on the other, at the same time.
 
 use super::driver::{Driver, now};
+use super::engine::{self, Ask};
 use super::record::Folder;
 use super::sources::{self, Tree};
 use super::state::{Event, Failure};
@@ -10,8 +11,9 @@ use crate::executor::network::{self, Network};
 use crate::executor::pull::{self, Puller, Wanted};
 use crate::executor::services::{self, Ground, Ready, Running};
 use crate::executor::{Error, credentials};
+use crate::layers::Reservation;
 use crate::receipt::Meter;
-use bollard::models::Mount;
+use bollard::models::{ImageInspect, Mount};
 use slipway_spec::job::{Image, JobSpec, Service};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -29,6 +31,11 @@ pub(crate) async fn run(driver: &mut Driver) -> Event {
         Ok(both) => both,
         Err(failure) => return Event::Unprepared { failure, sources: false },
     };
+    driver.record.engines = made.engines;
+    driver.engines.reservation = made.reservation;
+    if let Err(failure) = engine::await_all(driver).await {
+        return Event::Unprepared { failure, sources: false };
+    }
     driver.trace.section_end(now());
     driver.trace.section("get_sources", "Getting source from Git repository", now());
     for line in &tree.lines {
@@ -43,9 +50,9 @@ pub(crate) async fn run(driver: &mut Driver) -> Event {
     driver.services = made.services;
     driver.control = Some(made.control);
     driver.meter = made.meter;
-    driver.tree = Some(tree);
+    driver.record.sources = Some(tree.sources);
     driver.up = true;
-    match super::collect::bring_in(driver).await {
+    match super::bring_in::run(driver).await {
         Ok(()) => Event::Prepared,
         Err(failure) => Event::Unprepared { failure, sources: true },
     }
@@ -59,7 +66,17 @@ struct Made {
     services: Vec<Running>,
     control: Control,
     meter: Option<Meter>,
+    engines: u8,
+    reservation: Option<Reservation>,
     took: Duration,
+}
+
+/// What the job's container gets of its engines.
+#[derive(Clone, Default)]
+struct Extras {
+    mounts: Vec<Mount>,
+    hosts: Vec<String>,
+    env: Vec<String>,
 }
 
 async fn prepare(driver: &Driver) -> Result<(Made, Tree), Failure> {
@@ -71,30 +88,31 @@ async fn prepare(driver: &Driver) -> Result<(Made, Tree), Failure> {
         spec.await.map_err(std::io::Error::other).and_then(|r| r).map_err(fault)?;
         driver.save().await.map_err(fault)
     };
-    let containers = async { containers(driver).await.map_err(|e| e.failure()) };
-    let (made, tree, ()) = tokio::try_join!(containers, sources::fetch(driver), recorded)?;
+    let containers = containers(driver);
+    let ((made, mut extras), tree, ()) = tokio::try_join!(containers, sources::fetch(driver), recorded)?;
     if tree.sources.mounts.is_empty() {
         return Ok((made, tree));
     }
     // Objects that are borrowed from the mirror must be seen by the container: it is made again with them.
     crate::executor::remove_container(&driver.node.docker, &made.container).await;
-    let mounts = tree.sources.mounts.iter().map(|m| container::bind(m, &m.display().to_string(), true)).collect();
+    extras.mounts.extend(tree.sources.mounts.iter().map(|m| container::bind(m, &m.display().to_string(), true)));
     let image = Image { name: made.image.clone(), ..expanded(driver, driver.spec.image.clone().unwrap_or_default()) };
-    let again = job_container(driver, &image, made.network.as_ref(), &made.control, mounts, Vec::new());
+    let again = job_container(driver, &image, made.network.as_ref(), &made.control, extras);
     let (container, meter) = again.await.map_err(|e| e.failure())?;
     Ok((Made { container, meter, ..made }, tree))
 }
 
-async fn containers(driver: &Driver) -> Result<Made, Error> {
+async fn containers(driver: &Driver) -> Result<(Made, Extras), Failure> {
     let begun = Instant::now();
     let (node, config) = (&driver.node, &driver.node.config);
-    let image = asked_image(driver)?;
-    let services = asked_services(driver)?;
-    let control = Control::open(&driver.folder.control())?;
+    let fault = |e: Error| e.failure();
+    let image = asked_image(driver).map_err(fault)?;
+    let services = asked_services(driver).map_err(fault)?;
+    let control = Control::open(&driver.folder.control()).map_err(fault)?;
     let puller = Puller {
         docker: &node.docker,
         trace: &driver.trace,
-        sources: login_sources(driver)?,
+        sources: login_sources(driver).map_err(fault)?,
         default_policy: &config.pull_policy,
         allowed_policies: &config.allowed_pull_policies,
         done: Mutex::default(),
@@ -107,15 +125,13 @@ async fn containers(driver: &Driver) -> Result<Made, Error> {
     };
     let found = async {
         let found = puller.get(&wanted(&image)).await?;
-        let mut ports = Vec::new();
+        let mut images = Vec::new();
         for service in &services {
-            let inspected = puller.get(&wanted(&service.image)).await?;
-            let exposed = inspected.config.and_then(|c| c.exposed_ports).unwrap_or_default();
-            ports.push(services::exposed(&exposed));
+            images.push(puller.get(&wanted(&service.image)).await?);
         }
-        Ok((found, ports))
+        Ok((found, images))
     };
-    let (network, (found, ports)) = tokio::try_join!(network, found)?;
+    let (network, (found, images)) = tokio::try_join!(network, found).map_err(fault)?;
     let id = found.id.unwrap_or_default();
     let digest = found.repo_digests.and_then(|d| d.into_iter().next());
     driver.trace.say(&format!(
@@ -123,10 +139,94 @@ async fn containers(driver: &Driver) -> Result<Made, Error> {
         image.name,
         digest.map(|d| format!(" with digest {d}")).unwrap_or_default()
     ));
-    let job = job_container(driver, &image, network.as_ref(), &control, Vec::new(), Vec::new());
-    let beside = start_services(driver, network.as_ref(), &services, ports);
-    let ((container, meter), running) = tokio::try_join!(job, beside)?;
-    Ok(Made { container, image: image.name, network, services: running, control, meter, took: begun.elapsed() })
+    let (beside, engines) = sort_services(driver, &services, images);
+    let reservation = reserve(driver, engines.len()).await?;
+    let mut extras = Extras::default();
+    if let Some(network) = &network {
+        extras = lend(driver, network, &engines).await?;
+    }
+    let job = job_container(driver, &image, network.as_ref(), &control, extras.clone());
+    let beside = start_services(driver, network.as_ref(), beside, extras.hosts.clone());
+    let ((container, meter), running) = tokio::try_join!(job, beside).map_err(fault)?;
+    let made = Made {
+        container,
+        image: image.name,
+        network,
+        services: running,
+        control,
+        meter,
+        engines: u8::try_from(engines.len()).unwrap_or(u8::MAX),
+        reservation,
+        took: begun.elapsed(),
+    };
+    Ok((made, extras))
+}
+
+/// A service with its names.
+struct Named<'a> {
+    service: &'a Service,
+    aliases: Vec<String>,
+    image: ImageInspect,
+    index: usize,
+}
+
+/// Gives names, in the services' order; engines come second.
+fn sort_services<'a>(
+    driver: &Driver,
+    services: &'a [Service],
+    images: Vec<ImageInspect>,
+) -> (Vec<Named<'a>>, Vec<Named<'a>>) {
+    let mut taken = vec!["build".to_owned()];
+    let (mut plain, mut engines) = (Vec::new(), Vec::new());
+    for (index, (service, image)) in services.iter().zip(images).enumerate() {
+        let (aliases, refused) = services::aliases(&service.image.name, &service.aliases, &taken);
+        for alias in refused {
+            driver.trace.warn(&format!("Service {} will not have the name {alias}: it is taken.", service.image.name));
+        }
+        if aliases.is_empty() {
+            driver.trace.warn(&format!("Service {} is already created. Ignoring.", service.image.name));
+            continue;
+        }
+        taken.extend(aliases.iter().cloned());
+        let is_engine = engine::is_engine(service, &image);
+        let named = Named { service, aliases, image, index };
+        if is_engine { engines.push(named) } else { plain.push(named) }
+    }
+    (plain, engines)
+}
+
+/// Disk for the builds of a job with engines.
+async fn reserve(driver: &Driver, engines: usize) -> Result<Option<Reservation>, Failure> {
+    let (Some(store), true) = (driver.node.store.clone(), engines > 0) else { return Ok(None) };
+    let bytes = driver.node.config.build_disk_bytes;
+    match tokio::task::spawn_blocking(move || store.reserve(bytes)).await {
+        Ok(Ok(reservation)) => Ok(Some(reservation)),
+        Ok(Err(refused)) => Err(Failure::system(refused.to_string())),
+        Err(e) => Err(Failure::system(format!("cannot reserve disk for the build: {e}"))),
+    }
+}
+
+/// Asks for the engines, and says what the job's container gets of them.
+async fn lend(driver: &Driver, network: &Network, engines: &[Named<'_>]) -> Result<Extras, Failure> {
+    let mut extras = Extras::default();
+    for (index, named) in (0_u8..).zip(engines) {
+        driver.trace.say(&format!("Starting engine {} ...", named.service.image.name));
+        let address = network.subnet.engine(index);
+        extras.hosts.extend(named.aliases.iter().map(|name| format!("{name}:{address}")));
+        let ask = Ask { service: named.service, names: named.aliases.clone(), index, network };
+        engine::lend(driver, ask).await?;
+    }
+    if let Some(first) = engines.first() {
+        let client = engine::client(&driver.environment, first.aliases.first().map_or("docker", String::as_str));
+        extras.env = client.env;
+        if let Some(at) = client.certs {
+            let certs = driver.folder.certs();
+            std::fs::create_dir_all(&certs)
+                .map_err(|e| Failure::system(format!("cannot make {}: {e}", certs.display())))?;
+            extras.mounts.push(container::bind(&certs, &at, true));
+        }
+    }
+    Ok(extras)
 }
 
 async fn job_container(
@@ -134,10 +234,12 @@ async fn job_container(
     image: &Image,
     network: Option<&Network>,
     control: &Control,
-    mut mounts: Vec<Mount>,
-    mut extra_hosts: Vec<String>,
+    extras: Extras,
 ) -> Result<(String, Option<Meter>), Error> {
     let (node, config) = (&driver.node, &driver.node.config);
+    let Extras { mut mounts, hosts: mut extra_hosts, env: more } = extras;
+    let mut env = driver.environment.all();
+    env.extend(more);
     mounts.push(container::control_bind(control));
     mounts.push(builds_bind(driver));
     mounts.extend(container::configured_binds(&config.volumes));
@@ -148,7 +250,7 @@ async fn job_container(
         command: Some(container::job_command(&driver.record.nonce)),
         user: config.user.as_deref().or(image.user.as_deref()).filter(|u| !u.is_empty()),
         platform: image.platform.as_deref(),
-        env: driver.environment.all(),
+        env,
         working_dir: Some(&driver.environment.project_dir),
         hostname: Some(format!("slipway-job-{}", driver.spec.id)),
         mounts,
@@ -173,39 +275,25 @@ fn builds_bind(driver: &Driver) -> Mount {
 async fn start_services(
     driver: &Driver,
     network: Option<&Network>,
-    services: &[Service],
-    ports: Vec<Vec<u16>>,
+    services: Vec<Named<'_>>,
+    mut extra_hosts: Vec<String>,
 ) -> Result<Vec<Running>, Error> {
     let Some(network) = network else { return Ok(Vec::new()) };
     let (node, config) = (&driver.node, &driver.node.config);
-    let ground = Ground {
-        docker: &node.docker,
-        labels: &driver.labels,
-        config,
-        network,
-        mounts: vec![builds_bind(driver)],
-        extra_hosts: config.extra_hosts.clone(),
-    };
-    let mut taken = vec!["build".to_owned()];
+    extra_hosts.extend(config.extra_hosts.iter().cloned());
+    let mounts = vec![builds_bind(driver)];
+    let ground = Ground { docker: &node.docker, labels: &driver.labels, config, network, mounts, extra_hosts };
     let mut running = Vec::new();
-    for (index, (service, ports)) in services.iter().zip(ports).enumerate() {
-        let (aliases, refused) = services::aliases(&service.image.name, &service.aliases, &taken);
-        for alias in refused {
-            driver.trace.warn(&format!("Service {} will not have the name {alias}: it is taken.", service.image.name));
-        }
-        if aliases.is_empty() {
-            driver.trace.warn(&format!("Service {} is already created. Ignoring.", service.image.name));
-            continue;
-        }
-        taken.extend(aliases.iter().cloned());
+    for Named { service, aliases, image, index } in services {
         driver.trace.say(&format!("Starting service {} ...", service.image.name));
         let env = driver.environment.of_service(&service.variables);
+        let exposed = image.config.and_then(|c| c.exposed_ports).unwrap_or_default();
         let port = service.variables.iter().rev().find(|v| v.key == "HEALTHCHECK_TCP_PORT");
         let port = port.map(|v| driver.environment.expand(&v.value)).and_then(|v| v.parse().ok());
-        let ports = port.map_or(ports, |port| vec![port]);
+        let ports = port.map_or_else(|| services::exposed(&exposed), |port| vec![port]);
         running.push(services::start(&ground, Ready { service, aliases, env, ports, index }).await?);
     }
-    if let Ok(patience) = u64::try_from(config.services_wait_seconds) {
+    if let (Ok(patience), false) = (u64::try_from(config.services_wait_seconds), running.is_empty()) {
         driver.trace.say("Waiting for services to be up and running...");
         let patience = Duration::from_secs(patience);
         let waits = running.iter().map(|s| services::wait(&node.docker, s, &network.name, patience, &driver.trace));

@@ -6,9 +6,13 @@
 //! trace        the spool
 //! control/     gate and scripts, seen in the container as /slipway
 //! builds/      seen in the container as /builds
+//! certs/       what it sees of its engine's certificates
+//! archives/    artifacts on their way in or out
 //! ```
 
 use super::state::State;
+use crate::artifacts::junit::Summary;
+use crate::workspace::Sources;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use slipway_spec::ids::{Fence, JobId};
@@ -23,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const FORMAT: u32 = 1;
 
 /// What a restarted runner needs to go on with a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) format: u32,
     pub(crate) fence: Fence,
@@ -38,6 +42,18 @@ pub(crate) struct Record {
     /// The image it was made of, and what is known of it.
     #[serde(default)]
     pub(crate) image: String,
+    /// What its work tree was made of.
+    #[serde(default)]
+    pub(crate) sources: Option<Sources>,
+    /// How many engines it asked for.
+    #[serde(default)]
+    pub(crate) engines: u8,
+    /// Variables it gives to later jobs.
+    #[serde(default)]
+    pub(crate) dotenv: Vec<(String, String)>,
+    /// What its tests said.
+    #[serde(default)]
+    pub(crate) tests: Option<Summary>,
     /// The step that runs, or ran last.
     #[serde(default)]
     pub(crate) step: Option<StepMark>,
@@ -73,10 +89,6 @@ impl Folder {
         Folder { path: cache_root.join("jobs").join(job.to_string()) }
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(crate) fn trace(&self) -> PathBuf {
         self.path.join("trace")
     }
@@ -89,10 +101,21 @@ impl Folder {
         self.path.join("builds")
     }
 
+    /// What the job sees of an engine's certificates.
+    pub(crate) fn certs(&self) -> PathBuf {
+        self.path.join("certs")
+    }
+
+    /// Archives on their way in or out.
+    pub(crate) fn archives(&self) -> PathBuf {
+        self.path.join("archives")
+    }
+
     /// Makes it, for root alone; what an earlier lease of the same job left is removed.
     pub(crate) fn create(&self) -> io::Result<()> {
         self.remove()?;
         fs::create_dir_all(self.builds())?;
+        fs::create_dir(self.archives())?;
         fs::set_permissions(&self.path, fs::Permissions::from_mode(0o700))?;
         fs::set_permissions(self.builds(), fs::Permissions::from_mode(0o777))
     }

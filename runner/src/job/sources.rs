@@ -12,8 +12,6 @@ use tokio_util::sync::CancellationToken;
 /// A work tree that is there.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
-    /// On the node.
-    pub(crate) path: PathBuf,
     pub(crate) sources: Sources,
     /// For the trace.
     pub(crate) lines: Vec<String>,
@@ -96,7 +94,7 @@ pub(crate) async fn fetch(driver: &Driver) -> Result<Tree, Failure> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
         .map_err(|e| Failure::system(format!("cannot open {} to the image's user: {e}", path.display())))?;
     let lines = lines.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(Tree { path, sources, lines, took: begun.elapsed() })
+    Ok(Tree { sources, lines, took: begun.elapsed() })
 }
 
 fn empty(path: &Path) -> std::io::Result<()> {

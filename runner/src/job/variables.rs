@@ -93,6 +93,12 @@ impl Environment {
         Environment { project_dir, project_path, entries, index }
     }
 
+    /// Of variables alone, for tests of what reads them.
+    #[cfg(test)]
+    pub(crate) fn test(list: Vec<Variable>) -> Environment {
+        Environment::expanded(list, "/builds/g/p".into(), "g/p".into())
+    }
+
     /// What the environment holds under a name.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.index.get(key).map(|&at| self.entries[at].shown.as_str())
@@ -139,11 +145,6 @@ impl Environment {
             pairs.push((variable.key.clone(), value));
         }
         pairs.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
-    }
-
-    /// The job's variables as pairs, for what is expanded outside of the containers.
-    pub(crate) fn pairs(&self) -> Vec<(String, String)> {
-        self.entries.iter().map(|e| (e.variable.key.clone(), e.shown.clone())).collect()
     }
 
     /// Names and contents of the file variables.
@@ -217,7 +218,7 @@ mod tests {
     use super::*;
 
     fn of(variables: Vec<Variable>) -> Environment {
-        Environment::expanded(variables, "/builds/g/p".into(), "g/p".into())
+        Environment::test(variables)
     }
 
     #[test]

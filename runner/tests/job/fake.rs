@@ -4,7 +4,7 @@ use hyper_util::rt::TokioIo;
 use slipway_runner::agent::{Runner, RunnerHandle};
 use slipway_runner::config::RunnerConfig;
 use slipway_spec::ids::{JobId, PipelineId, ProjectId};
-use slipway_spec::job::{Image, JobSpec, Source, Step, Tier, When};
+use slipway_spec::job::{Image, JobSpec, Service as ServiceSpec, Source, Step, Tier, When};
 use slipway_spec::outcome::Outcome;
 use slipway_spec::receipt::Receipt;
 use slipway_spec::variable::Variable;
@@ -256,6 +256,7 @@ impl House {
             cache_root: folder.path().join("cache"),
             capacity: 4,
             job_networks: "10.214.0.0/16".into(),
+            engine_door: vec![env!("CARGO_BIN_EXE_slipway-door").into()],
             ..RunnerConfig::default()
         };
         change(&mut config);
@@ -399,6 +400,53 @@ impl House {
         left
     }
 
+    /// Waits until a container of that role of the job is there, and gives its id.
+    pub(crate) async fn container(&self, job: u64, role: &str) -> String {
+        use bollard::query_parameters as q;
+        let labels = vec![
+            format!("slipway.job={job}"),
+            format!("slipway.node={}", self.config.name),
+            format!("slipway.role={role}"),
+        ];
+        let filters = std::collections::HashMap::from([("label".to_owned(), labels)]);
+        let look = async {
+            loop {
+                let options = q::ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+                let found = self.docker.list_containers(Some(options)).await.unwrap();
+                if let Some(id) = found.into_iter().find_map(|c| c.id) {
+                    return id;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.expect("no such container came")
+    }
+
+    /// Gives an image a further name.
+    pub(crate) async fn tag(&self, image: &str, name: &str) -> String {
+        let (repo, tag) = name.rsplit_once(':').unwrap();
+        let options = bollard::query_parameters::TagImageOptionsBuilder::default().repo(repo).tag(tag).build();
+        self.docker.tag_image(image, Some(options)).await.unwrap();
+        name.to_owned()
+    }
+
+    /// Takes a name back.
+    pub(crate) async fn untag(&self, name: &str) {
+        self.docker.remove_image(name, None::<bollard::query_parameters::RemoveImageOptions>, None).await.unwrap();
+    }
+
+    /// An image whose entrypoint prints a line and goes on with its arguments.
+    pub(crate) async fn image_with_entrypoint(&self) -> String {
+        let name = format!("slipway-test-entrypoint-{}:1", self.config.name);
+        let script = format!(
+            "id=$(docker create alpine:latest) && docker commit \
+             --change 'ENTRYPOINT [\"sh\", \"-c\", \"echo from the entrypoint; exec \\\"$@\\\"\", \"sh\"]' $id {name} && docker rm $id"
+        );
+        let made = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        name
+    }
+
     pub(crate) fn job_folder(&self, job: u64) -> PathBuf {
         self.config.cache_root.join("jobs").join(job.to_string())
     }
@@ -456,6 +504,11 @@ impl Drop for House {
         );
         let _ = std::process::Command::new("sh").args(["-c", &script]).output();
     }
+}
+
+/// A service of an image.
+pub(crate) fn service(image: &str) -> ServiceSpec {
+    ServiceSpec { image: Image { name: image.into(), ..Image::default() }, ..ServiceSpec::default() }
 }
 
 /// A job without sources.
