@@ -4,12 +4,16 @@ mod access;
 mod artifacts;
 mod cache;
 mod client;
+mod config;
 mod control;
 mod deployments;
+mod doctor;
 mod hook;
 mod lint;
 mod live;
 mod logs;
+mod run;
+mod serve;
 mod status;
 mod submit;
 mod table;
@@ -29,6 +33,16 @@ struct Cli {
 enum Command {
     /// Check a .gitlab-ci.yml, and print its plan.
     Lint(lint::Lint),
+    /// Run the pipeline of the commit at HEAD, here, without a server.
+    Run(run::Run),
+    /// Run a scheduler and a runner in one process, as a service does.
+    Up(serve::Serve),
+    /// Run a scheduler.
+    Scheduler(serve::Serve),
+    /// Run a runner: one node.
+    Runner(serve::Serve),
+    /// Say what this machine can do as a node, and what it lacks.
+    Doctor(doctor::Doctor),
     /// Make a pipeline of a commit.
     Submit(submit::Submit),
     /// Show pipelines, one pipeline, one job or the nodes.
@@ -78,8 +92,20 @@ fn main() -> ExitCode {
             }
         };
     }
+    // What answers for an engine on port 2375, started by the runner and by nobody else: no log, no TLS, its own runtime.
+    if let [_, word, args @ ..] = &std::env::args().collect::<Vec<_>>()[..]
+        && word == "engine-door"
+    {
+        return match slipway_runner::engine::door::serve(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("slipway engine-door: {e}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let cli = Cli::parse();
-    let quiet = false;
+    let quiet = matches!(cli.command, Command::Run(_));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
@@ -105,7 +131,7 @@ fn main() -> ExitCode {
         Ok(End::BadConfiguration) => ExitCode::from(2),
         Err(e) => {
             eprintln!("slipway: {e:#}");
-            ExitCode::from(1)
+            if e.downcast_ref::<config::BadConfiguration>().is_some() { ExitCode::from(2) } else { ExitCode::from(1) }
         }
     }
 }
@@ -113,6 +139,11 @@ fn main() -> ExitCode {
 async fn dispatch(command: Command) -> anyhow::Result<End> {
     match command {
         Command::Lint(args) => args.run(),
+        Command::Run(args) => args.execute().await,
+        Command::Up(args) => args.execute(serve::Role::Both).await,
+        Command::Scheduler(args) => args.execute(serve::Role::Scheduler).await,
+        Command::Runner(args) => args.execute(serve::Role::Runner).await,
+        Command::Doctor(args) => args.execute().await,
         Command::Submit(args) => args.execute().await,
         Command::Status(args) => args.execute().await,
         Command::Logs(args) => args.execute().await,

@@ -99,7 +99,7 @@ impl Submit {
         let pipeline: PipelineView = document(&v1::Document { json: reply.pipeline_json })?;
         if self.wait {
             let over = live::follow(&mut control, pipeline.id, live::Output::new(self.json)).await?;
-            return Ok(live::end(&over, self.json)?);
+            return live::end(&over, self.json);
         }
         if self.json {
             println!("{}", serde_json::to_string(&pipeline)?);

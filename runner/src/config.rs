@@ -15,6 +15,8 @@ pub struct RunnerConfig {
     pub name: String,
     /// The scheduler's address: `unix:/run/slipway/scheduler.sock`, `http://host:port` or `https://host:port`.
     pub scheduler: String,
+    /// Folder that `slipway join` wrote: needed for an `https` scheduler.
+    pub identity: Option<PathBuf>,
     /// Everything the runner keeps: jobs, mirrors, caches, layers. On the node's fastest disk.
     pub cache_root: PathBuf,
     /// Jobs run at once; 0 means as many as there are CPUs.
@@ -93,6 +95,7 @@ impl Default for RunnerConfig {
         RunnerConfig {
             name: String::new(),
             scheduler: "unix:/run/slipway/scheduler.sock".into(),
+            identity: None,
             cache_root: "/var/cache/slipway".into(),
             capacity: 0,
             tags: Vec::new(),
