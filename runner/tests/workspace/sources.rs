@@ -450,3 +450,33 @@ fn settings_come_from_the_variables() {
         assert!(error.to_string().contains(key) && error.is_users(), "{error}");
     }
 }
+
+#[tokio::test]
+async fn lfs_files_are_fetched_where_the_node_can() {
+    let repository = Repository::new();
+    let has_lfs = std::process::Command::new("git").args(["lfs", "version"]).output().is_ok_and(|o| o.status.success());
+    repository.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    if has_lfs {
+        repository.git(&["lfs", "install", "--local"]);
+        repository.write("big.bin", "the real content");
+    } else {
+        eprintln!("git-lfs is not installed: only the warning is tested");
+        repository
+            .write("big.bin", &format!("version https://git-lfs.github.com/spec/v1\noid sha256:{:064}\nsize 3\n", 1));
+    }
+    let sha = repository.commit("large file");
+    let node = Node::new();
+    let (tree, _) = node.prepare("1", &source(repository.url(), &sha), &Settings::default()).await;
+    let text = std::fs::read_to_string(tree.join("big.bin")).expect("the file");
+    let said = node.said();
+    if has_lfs {
+        assert_eq!(text, "the real content", "{said:?}");
+        assert!(said.contains(&"Fetching LFS files...".to_owned()), "{said:?}");
+    } else {
+        assert!(text.starts_with("version https://git-lfs"), "{text}");
+        assert!(
+            said.iter().any(|line| line.starts_with("WARNING") && line.contains("git-lfs is not installed")),
+            "{said:?}"
+        );
+    }
+}
