@@ -118,13 +118,6 @@ impl Group {
         self.folders.iter().find_map(|folder| std::fs::read_to_string(folder.join(file)).ok())
     }
 
-    /// Moves a process of ours into it, so that what it uses is counted, and ends, with the engine.
-    pub(super) fn adopt(&self, pid: u32) {
-        for folder in &self.folders {
-            let _ = std::fs::write(folder.join("cgroup.procs"), pid.to_string());
-        }
-    }
-
     /// Removes the folders, those the engine made in them first. All processes are gone by now.
     pub(super) fn remove(&self) {
         for folder in &self.folders {

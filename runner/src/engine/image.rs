@@ -7,9 +7,9 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptions,
 };
 use futures_util::StreamExt;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// An image of the host's Docker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +26,41 @@ pub(super) struct ServiceImage {
     pub(super) major: u32,
 }
 
-/// Engine versions of images that do not say theirs, by image id.
-pub(super) type Versions = Mutex<HashMap<String, u32>>;
+/// Engine versions of images that do not say theirs, by image id; on disk, because asking takes half a second.
+pub(super) struct Versions {
+    file: PathBuf,
+    known: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Versions {
+    /// What is known in `file`; nothing, when there is none or it is no such file.
+    pub(super) fn open(file: PathBuf) -> Versions {
+        let known = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Versions { file, known: Mutex::new(known) }
+    }
+
+    fn get(&self, image: &str) -> Option<u32> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(image).copied()
+    }
+
+    /// Remembers; on disk as well as it can be done.
+    fn set(&self, image: &str, major: u32) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(image.to_owned(), major);
+        // A node sees few images; what is older can be asked again.
+        while known.len() > 500 {
+            known.pop_first();
+        }
+        let draft = self.file.with_extension("new");
+        let written = serde_json::to_vec(&*known)
+            .map_err(std::io::Error::from)
+            .and_then(|text| std::fs::write(&draft, text))
+            .and_then(|()| std::fs::rename(&draft, &self.file));
+        if let Err(error) = written {
+            tracing::warn!(file = %self.file.display(), %error, "versions of engines cannot be remembered");
+        }
+    }
+}
 
 impl ServiceImage {
     /// Looks at `reference`, which was pulled before.
@@ -49,14 +82,12 @@ impl ServiceImage {
             .iter()
             .find_map(|entry| entry.strip_prefix("DOCKER_VERSION="))
             .and_then(major)
-            .or_else(|| versions.lock().ok()?.get(&id).copied());
+            .or_else(|| versions.get(&id));
         let major = match known {
             Some(major) => major,
             None => {
                 let major = ask(docker, reference, labels).await?;
-                if let Ok(mut versions) = versions.lock() {
-                    versions.insert(id.clone(), major);
-                }
+                versions.set(&id, major);
                 major
             }
         };
@@ -147,6 +178,16 @@ mod tests {
     fn host_with_another_store_is_refused_by_name() {
         let why = layers(&image("btrfs", &[])).unwrap_err();
         assert!(why.contains("btrfs") && why.contains("overlay2"), "{why}");
+    }
+
+    #[test]
+    fn versions_are_remembered_and_a_spoiled_file_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(".versions.json");
+        Versions::open(file.clone()).set("sha256:a", 26);
+        assert_eq!(Versions::open(file.clone()).get("sha256:a"), Some(26));
+        std::fs::write(&file, "{").unwrap();
+        assert_eq!(Versions::open(file).get("sha256:a"), None);
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Launch<'_> {
         let spaces = Spaces::new(base)?;
         network::wire(&spaces, self.network, self.id)?;
         let plain = spaces.listen(health::PLAIN_PORT)?;
-        Group::make(self.id, base, self.limits)?.adopt(spaces.pid());
+        Group::make(self.id, base, self.limits)?;
         let root = self.write_root()?;
         let plan = Plan { image: &self.image.layers, root: &root, data: self.data, layers: self.layers };
         let pid = mounts::apart(|| {

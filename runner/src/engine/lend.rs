@@ -148,7 +148,8 @@ impl Lender {
         })
         .await?;
         tracing::info!(wall = %found.wall, why = %found.why, "engines");
-        Ok(Lender { config, store, docker, found, versions: Versions::default() })
+        let versions = Versions::open(config.folder.join(".versions.json"));
+        Ok(Lender { config, store, docker, found, versions })
     }
 
     /// The wall engines are put behind, and why that one.
@@ -393,7 +394,7 @@ impl Lender {
         let folder = &self.config.folder;
         for entry in std::fs::read_dir(folder).tried("read", folder)? {
             let name = entry.tried("read", folder)?.file_name().to_string_lossy().into_owned();
-            if !alive.contains(&name) {
+            if !name.starts_with('.') && !alive.contains(&name) {
                 self.clear(&name).await;
                 ended.push(name);
             }
