@@ -4,11 +4,14 @@
 use super::fault::Step;
 use super::layout::ANY;
 use super::lineage::{GenerationRef, Lineage};
-use super::manifest::{CloneRecord, FORMAT, LayerKind, Manifest};
+use super::manifest::{CloneRecord, FORMAT, LayerEntry, LayerKind, Manifest};
 use super::store::{LayersError, Store, StoreLock, io_failed, link_target, make_dir, names_in, read_record};
 use super::untrusted_tree::{self, Tree};
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+use slipway_spec::ids::ProjectId;
 use slipway_spec::job::Tier;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -58,7 +61,9 @@ impl Store {
         let started = Instant::now();
         check_engine_name(engine)?;
         let folder = self.engine_folder(engine);
-        self.step_back(lineage)?;
+        if self.current(&lineage.key())?.is_none() {
+            self.step_back(lineage)?;
+        }
         loop {
             let lock = self.lock()?;
             if folder.exists() {
@@ -249,26 +254,47 @@ impl Store {
         make_dir_with(&data, DATA_MODE)?;
         let tree = Tree::open(&self.generation_folder(reference).join("tree"))?;
         untrusted_tree::copy(&tree, &data, &ANY)?;
+        let mut made = HashSet::new();
         for layer in &manifest.layers {
-            let stored = self.layer_path(manifest.lineage.project, layer.tier, &layer.name);
-            let stat = fs::symlink_metadata(&stored).map_err(io_failed("find layer", &stored))?;
-            if stat.is_dir() != (layer.kind == LayerKind::Snapshot) {
-                return Err(LayersError::Record {
-                    path: stored,
-                    why: "is not of the kind its manifest says".to_owned(),
-                });
-            }
-            let link = data.join(&layer.at);
-            if let Some(parent) = link.parent() {
-                make_dir(parent)?;
-            }
-            let target = link_target(layer, record.read_protected);
-            std::os::unix::fs::symlink(&target, &link).map_err(io_failed("link", &link))?;
+            self.link(&data, manifest.lineage.project, layer, record, &mut made)?;
         }
         for name in &manifest.folders {
             make_dir_with(&data.join(name), 0o711)?;
         }
         Ok(())
+    }
+
+    /// Lays the link to a layer. Where the store has the very link it is linked to, hard: no inode is made, and none
+    /// deleted later. Nobody can write through a link's inode.
+    fn link<'a>(
+        &self,
+        data: &Path,
+        project: ProjectId,
+        layer: &'a LayerEntry,
+        record: &CloneRecord,
+        made: &mut HashSet<&'a Path>,
+    ) -> Result<(), LayersError> {
+        let stored = self.layer_path(project, layer.tier, &layer.name);
+        let stat = fs::symlink_metadata(&stored).map_err(io_failed("find layer", &stored))?;
+        if stat.is_dir() != (layer.kind == LayerKind::Snapshot) {
+            return Err(LayersError::Record { path: stored, why: "is not of the kind its manifest says".to_owned() });
+        }
+        let link = data.join(&layer.at);
+        if let Some(parent) = Path::new(&layer.at).parent().filter(|p| made.insert(p)) {
+            make_dir(&data.join(parent))?;
+        }
+        if !record.read_protected {
+            let ours = self.links_folder(project, layer.tier).join(layer.name.as_str());
+            let linked = rustix::fs::linkat(rustix::fs::CWD, &ours, rustix::fs::CWD, &link, AtFlags::empty());
+            match linked {
+                Ok(()) => return Ok(()),
+                // Lost, or as many links as the filesystem allows.
+                Err(Errno::NOENT | Errno::MLINK | Errno::PERM) => {}
+                Err(errno) => return Err(io_failed("link", &link)(errno.into())),
+            }
+        }
+        let target = link_target(&layer.name, record.read_protected.then_some(layer.tier));
+        std::os::unix::fs::symlink(&target, &link).map_err(io_failed("link", &link))
     }
 
     fn handle(&self, engine: &str, record: CloneRecord, manifest: Option<&Manifest>, took: Duration) -> Clone {

@@ -257,7 +257,9 @@ impl Store {
             if LayerName::parse(&name).is_none_or(|n| !referenced.contains(&n)) {
                 self.to_trash(&path)?;
                 if let Ok(beneath) = path.strip_prefix(self.root.join("layers")) {
-                    self.to_trash(&self.root.join("sums").join(beneath))?;
+                    for folder in ["sums", "links"] {
+                        self.to_trash(&self.root.join(folder).join(beneath))?;
+                    }
                 }
                 collected += 1;
             }

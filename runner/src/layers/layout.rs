@@ -56,6 +56,9 @@ const BUILDKIT: &str = "buildkit";
 /// Folders of running steps.
 const EXECUTOR: &str = "executor";
 
+/// The folder of a snapshot's content.
+const CONTENT: &str = "fs";
+
 /// Most entries a folder of containerd's may have.
 const FOLDER_MAX: u64 = 100_000;
 
@@ -194,29 +197,33 @@ fn survey_snapshots(
             let Some(id) = name.to_str().and_then(|n| n.parse::<u64>().ok().filter(|id| id.to_string() == n)) else {
                 continue;
             };
+            let Some(own) = folder.stat(&name)? else { continue };
+            let at = format!("{SNAPSHOTS}/{id}");
+            if file_type(&own) == FileType::Symlink {
+                survey.kept.push(known(&folder, &name, at, LayerKind::Snapshot, links)?);
+                found.insert(id);
+                continue;
+            }
             let Some(snapshot) = folder.dir(Path::new(&name))? else { continue };
-            let Some(stat) = snapshot.stat(OsStr::new("fs"))? else { continue };
+            let Some(stat) = snapshot.stat(OsStr::new(CONTENT))? else { continue };
             found.insert(id);
-            let at = format!("{SNAPSHOTS}/{id}/fs");
             match file_type(&stat) {
-                FileType::Symlink => {
-                    survey.kept.push(known(&snapshot, OsStr::new("fs"), at, LayerKind::Snapshot, links)?)
-                }
+                FileType::Symlink => return Err(objection(Path::new(&at), Objection::LeavesTheTree).into()),
                 FileType::Directory if mutable.contains(&id) => {
-                    let content = open_fs(&snapshot)?;
-                    untrusted_tree::examine(&content, private_limits, private)?;
-                    survey.private.push(Private(PathBuf::from(&at)));
+                    untrusted_tree::examine(&open_content(&snapshot)?, private_limits, private)?;
+                    survey.private.push(Private(Path::new(&at).join(CONTENT)));
+                    survey.folders.push(format!("{at}/work"));
                 }
                 // A view: BuildKit keeps one on every layer it has. It has nothing of its own.
                 FileType::Directory
-                    if snapshot.stat(OsStr::new("work"))?.is_none() && open_fs(&snapshot)?.is_empty()? =>
+                    if snapshot.stat(OsStr::new("work"))?.is_none() && open_content(&snapshot)?.is_empty()? =>
                 {
-                    survey.folders.push(at);
-                    continue;
+                    survey.folders.push(format!("{at}/{CONTENT}"));
                 }
                 FileType::Directory => {
                     let (bytes, inodes) = (fresh.bytes, fresh.inodes);
-                    untrusted_tree::examine(&open_fs(&snapshot)?, limits, fresh)?;
+                    fresh.add(Path::new(&at), &own, limits)?;
+                    untrusted_tree::examine(&open_content(&snapshot)?, limits, fresh)?;
                     survey.new.push(NewLayer {
                         at,
                         kind: LayerKind::Snapshot,
@@ -226,7 +233,6 @@ fn survey_snapshots(
                 }
                 _ => return Err(objection(Path::new(&at), Objection::WrongType).into()),
             }
-            survey.folders.push(format!("{SNAPSHOTS}/{id}/work"));
         }
     }
     if let Some(missing) = named.difference(&found).next() {
@@ -244,9 +250,28 @@ fn survey_snapshots(
     Ok(())
 }
 
-fn open_fs(snapshot: &Tree) -> Result<Tree, SurveyError> {
-    let tree = snapshot.dir(Path::new("fs"))?;
+fn open_content(snapshot: &Tree) -> Result<Tree, SurveyError> {
+    let tree = snapshot.dir(Path::new(CONTENT))?;
     tree.ok_or_else(|| SurveyError::Incomplete(format!("{} has no content", snapshot.path().display())))
+}
+
+/// Moves a new layer of the engine's into the folder `to` as `name`. Of a snapshot goes its content alone: overlay's
+/// work folder, and whatever else somebody put there, does not.
+pub(crate) fn move_layer(data: &Tree, layer: &NewLayer, to: &Tree, name: &OsStr) -> Result<(), TreeError> {
+    let at = Path::new(&layer.at);
+    let (Some(parent), Some(file)) = (at.parent(), at.file_name()) else {
+        return Err(objection(at, Objection::WrongType));
+    };
+    let gone = || objection(at, Objection::WrongType);
+    if layer.kind == LayerKind::Snapshot {
+        let snapshot = data.dir(at)?.ok_or_else(gone)?;
+        for entry in snapshot.names(FOLDER_MAX)? {
+            if entry != CONTENT {
+                untrusted_tree::remove(&snapshot, &entry)?;
+            }
+        }
+    }
+    data.dir(parent)?.ok_or_else(gone)?.move_out(file, to, name)
 }
 
 fn survey_blobs(

@@ -9,7 +9,8 @@ use super::layout::{self, Layout, NewLayer, Private, SnapshotInfo, Survey, Surve
 use super::lineage::{GenerationRef, hex};
 use super::manifest::{FORMAT, LayerEntry, LayerKind, LayerName, Manifest, Pointer};
 use super::store::{
-    LayersError, Store, StoreLock, io_failed, make_dir, names_in, number, sync_folder, write_json, write_record,
+    LayersError, Store, StoreLock, io_failed, link_target, make_dir, names_in, number, sync_folder, write_json,
+    write_record,
 };
 use super::succession::{self, Verdict, Yield};
 use super::untrusted_tree::{self, Tree, TreeError};
@@ -151,7 +152,7 @@ impl Store {
             return Ok(Promotion::Kept(Kept::Yielded(why)));
         }
         let data = Tree::open(&clone.data)?;
-        let links = Store::links(&clone.record.layers, clone.record.read_protected);
+        let links = Store::links(&clone.record);
         let survey = match layout::survey(&data, &finished.snapshots, &links, &self.budget) {
             Ok(survey) => survey,
             Err(SurveyError::Tree(TreeError::Io { doing, path, source })) => {
@@ -277,12 +278,11 @@ impl Store {
         let folder = self.tier_folder(project, tier);
         make_dir(&folder)?;
         let store = Tree::open(&folder)?;
+        make_dir(&self.links_folder(project, tier))?;
         for (layer, name) in &staged.new {
-            let at = Path::new(&layer.at);
-            let parent = at.parent().unwrap_or(Path::new(""));
-            let source = data.dir(parent)?.ok_or_else(|| gone(parent))?;
-            let file = at.file_name().unwrap_or(at.as_os_str());
-            source.move_out(file, &store, OsStr::new(name.as_str()))?;
+            layout::move_layer(data, layer, &store, OsStr::new(name.as_str()))?;
+            let link = self.links_folder(project, tier).join(name.as_str());
+            std::os::unix::fs::symlink(link_target(name, None), &link).map_err(io_failed("link", &link))?;
         }
         self.at(Step::LayersMoved)?;
         // One call for everything, files of layers included: cheaper than an fsync for each of ten thousand files.

@@ -5,6 +5,7 @@
 //! budget.json                               how much it may use
 //! LOCK                                      held for the short moments in which names change
 //! layers/<project>/<tier>/<layer>           immutable
+//! links/<project>/<tier>/<layer>            a symlink to it as engines see it; clones share its inode
 //! sums/<project>/<tier>/<layer>             SHA-256 of a layer, hex
 //! generations/<lineage>/<n>/manifest.json   and tree/ (private files), sum (digest of tree/), used (its date: last use)
 //! generations/<lineage>/current             the pointer
@@ -16,7 +17,7 @@
 use super::budget::{Budget, Promised, Space};
 use super::fault::{Faults, Step};
 use super::lineage::{GenerationRef, Lineage, LineageKey, hex};
-use super::manifest::{FORMAT, LayerEntry, LayerName, Manifest, Pointer, RECORD_MAX};
+use super::manifest::{CloneRecord, FORMAT, LayerEntry, LayerName, Manifest, Pointer, RECORD_MAX};
 use super::succession::Standing;
 use super::untrusted_tree::{Tree, TreeError};
 use rustix::fs::FlockOperation;
@@ -215,7 +216,7 @@ impl Store {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(io_failed("close", root))?;
         store.check_format(&stamp)?;
-        for folder in ["layers", "sums", "generations", "engines", "staging", "trash"] {
+        for folder in ["layers", "links", "sums", "generations", "engines", "staging", "trash"] {
             make_dir(&store.root.join(folder))?;
         }
         let known = read_record::<Budget>(&root.join(BUDGET)).unwrap_or_default();
@@ -278,7 +279,7 @@ impl Store {
         if found < FORMAT {
             // Nothing older can be read: start cold. (Format 0 is a store that was being made when we died.)
             make_dir(&self.root.join("trash"))?;
-            for folder in ["layers", "sums", "generations", "staging"] {
+            for folder in ["layers", "links", "sums", "generations", "staging"] {
                 self.to_trash(&self.root.join(folder))?;
             }
             if found > 0 {
@@ -324,6 +325,11 @@ impl Store {
         self.root.join("sums").join(project.to_string()).join(tier.as_str()).join(name.as_str())
     }
 
+    /// A link to each layer, as engines that see one tier have them.
+    pub(crate) fn links_folder(&self, project: ProjectId, tier: Tier) -> PathBuf {
+        self.root.join("links").join(project.to_string()).join(tier.as_str())
+    }
+
     pub(crate) fn lineage_folder(&self, key: &LineageKey) -> PathBuf {
         self.root.join("generations").join(key.as_str())
     }
@@ -361,6 +367,16 @@ impl Store {
             }
         }
         Ok(Some(LineageState { key: key.clone(), pointer, generations }))
+    }
+
+    /// The generation that clones of a lineage start from, without reading the others; `None` when there is none, or when
+    /// it cannot be read.
+    pub(crate) fn current(&self, key: &LineageKey) -> Result<Option<(u64, Manifest)>, LayersError> {
+        let folder = self.lineage_folder(key);
+        let Ok(Some(pointer)) = read_record::<Pointer>(&folder.join("current")) else { return Ok(None) };
+        let Some(number) = pointer.current.filter(|n| *n < pointer.next) else { return Ok(None) };
+        let manifest = read_record::<Manifest>(&folder.join(number.to_string()).join("manifest.json"));
+        Ok(manifest.ok().flatten().filter(|m| m.format <= FORMAT).map(|m| (number, m)))
     }
 
     /// Every lineage that can be read.
@@ -536,8 +552,9 @@ impl Store {
     }
 
     /// The layers of a generation, as an engine of `record` sees them: link target to entry.
-    pub(crate) fn links(layers: &[LayerEntry], read_protected: bool) -> BTreeMap<String, LayerEntry> {
-        layers.iter().map(|l| (link_target(l, read_protected), l.clone())).collect()
+    pub(crate) fn links(record: &CloneRecord) -> BTreeMap<String, LayerEntry> {
+        let target = |l: &LayerEntry| link_target(&l.name, record.read_protected.then_some(l.tier));
+        record.layers.iter().map(|l| (target(l), l.clone())).collect()
     }
 
     /// Whether an engine of this lineage has both tiers mounted, and links name the tier.
@@ -546,12 +563,11 @@ impl Store {
     }
 }
 
-/// Where a link to `layer` points inside the engine.
-pub(crate) fn link_target(layer: &LayerEntry, sees_both: bool) -> String {
-    if sees_both {
-        format!("{}/{}/{}", super::MOUNT, layer.tier, layer.name)
-    } else {
-        format!("{}/{}", super::MOUNT, layer.name)
+/// Where a link to a layer points inside the engine; its tier is in it where the engine sees both.
+pub(crate) fn link_target(name: &LayerName, tier: Option<Tier>) -> String {
+    match tier {
+        Some(tier) => format!("{}/{tier}/{name}", super::MOUNT),
+        None => format!("{}/{name}", super::MOUNT),
     }
 }
 

@@ -156,7 +156,7 @@ pub(crate) fn tools(clone: &Clone) -> BTreeMap<u64, String> {
     for entry in entries {
         let folder = entry.expect("an entry").path();
         let id = folder.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok()).expect("a number");
-        let content = fs::read_to_string(inside(clone, &folder.join("fs")).join("bin/tool")).expect("the tool");
+        let content = fs::read_to_string(inside(clone, &folder).join("fs/bin/tool")).expect("the tool");
         found.insert(id, content);
     }
     found

@@ -35,7 +35,7 @@ fn verify_finds_a_flipped_byte_of_a_snapshot() {
     let first = promoted(&store, &protected(), "one", 1.0);
     let sound = store.verify().expect("verified");
     assert_eq!((sound.is_sound(), sound.generations, sound.layers, sound.sealed), (true, 1, 2, 0));
-    let tool = layers(&bench.root).into_iter().find(|p| p.is_dir()).expect("the snapshot").join("bin/tool");
+    let tool = layers(&bench.root).into_iter().find(|p| p.is_dir()).expect("the snapshot").join("fs/bin/tool");
     flip(&tool);
     let faults = store.verify().expect("verified").faults;
     assert_eq!(faults.len(), 1, "{faults:?}");
@@ -60,7 +60,7 @@ fn verify_finds_a_changed_mode_a_lost_file_and_one_more() {
     let store = bench.store();
     promoted(&store, &protected(), "one", 1.0);
     let folder = layers(&bench.root).into_iter().find(|p| p.is_dir()).expect("the snapshot");
-    let mode = |m| fs::set_permissions(folder.join("bin/tool"), std::os::unix::fs::PermissionsExt::from_mode(m));
+    let mode = |m| fs::set_permissions(folder.join("fs/bin/tool"), std::os::unix::fs::PermissionsExt::from_mode(m));
     mode(0o4755).expect("changed");
     assert_eq!(kinds(&store), [FaultKind::Changed]);
     mode(0o644).expect("changed back");
@@ -68,7 +68,7 @@ fn verify_finds_a_changed_mode_a_lost_file_and_one_more() {
     fs::write(folder.join("planted"), "").expect("planted");
     assert_eq!(kinds(&store), [FaultKind::Changed]);
     fs::remove_file(folder.join("planted")).expect("removed");
-    fs::rename(folder.join("bin/tool"), folder.join("bin/tool2")).expect("renamed");
+    fs::rename(folder.join("fs/bin/tool"), folder.join("fs/bin/tool2")).expect("renamed");
     assert_eq!(kinds(&store), [FaultKind::Changed]);
 }
 
@@ -97,7 +97,7 @@ fn verify_seals_what_a_crash_left_unsealed() {
     fs::remove_dir_all(bench.root.join("sums/1")).expect("removed");
     let verified = store.verify().expect("verified");
     assert_eq!((verified.is_sound(), verified.sealed), (true, 1));
-    flip(&layers(&bench.root).into_iter().find(|p| p.is_dir()).expect("the snapshot").join("bin/tool"));
+    flip(&layers(&bench.root).into_iter().find(|p| p.is_dir()).expect("the snapshot").join("fs/bin/tool"));
     assert_eq!(kinds(&store), [FaultKind::Changed]);
 }
 

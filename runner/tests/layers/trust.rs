@@ -103,9 +103,8 @@ fn links_an_engine_has_made_up_are_refused() {
         let clone = store.clone_for(&unprotected(), &format!("e-{n}"), false).expect("a clone");
         crate::engine_tree::databases(&clone.data, "x");
         crate::engine_tree::snapshot(&clone.data, 1, "own");
-        let folder = clone.data.join(crate::engine_tree::SNAPSHOTS).join("2");
-        fs::create_dir_all(&folder).expect("a folder");
-        std::os::unix::fs::symlink(target, folder.join("fs")).expect("a link");
+        let link = clone.data.join(crate::engine_tree::SNAPSHOTS).join("2");
+        std::os::unix::fs::symlink(target, link).expect("a link");
         let infos = vec![crate::engine_tree::committed("1"), crate::engine_tree::committed("2")];
         let why = crate::engine_tree::kept(
             store.promote(clone, &crate::engine_tree::finished(1.0, infos)).expect("an outcome"),
