@@ -138,6 +138,7 @@ impl Scheduler {
             lease_ttl: config.lease_ttl,
             keep_artifacts: config.keep_artifacts,
             tasks: tasks.clone(),
+            stop: stop.clone(),
         };
         let control = ControlService {
             driver: driver.clone(),
@@ -148,6 +149,7 @@ impl Scheduler {
             access: access.clone(),
             keeper: keeper.clone(),
             tasks: tasks.clone(),
+            stop: stop.clone(),
         };
         let services = Services::new(runner, control);
         let scheduler = Scheduler {
@@ -308,6 +310,7 @@ impl Scheduler {
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!(tasks = self.tasks.len(), "some calls did not end in time");
         }
+        self.store.close().await;
     }
 }
 

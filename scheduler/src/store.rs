@@ -85,7 +85,8 @@ pub struct Store {
 struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    _lock: Flock<File>,
+    /// `None` once the store is closed.
+    lock: Mutex<Option<Flock<File>>>,
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
@@ -114,7 +115,8 @@ impl Store {
         set("wal_autocheckpoint", "4000")?;
         schema::migrate(&mut connection, &path)?;
         let (writer, batches) = mpsc::channel(WAITING_BATCHES);
-        let readers = Arc::new(Readers { path: path.clone(), idle: Mutex::new(Vec::new()), _lock: lock });
+        let readers =
+            Arc::new(Readers { path: path.clone(), idle: Mutex::new(Vec::new()), lock: Mutex::new(Some(lock)) });
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || write_batches(&mut connection, batches, &path))
@@ -128,9 +130,19 @@ impl Store {
     /// When nothing of it was written. Cancel-safety: once called, the batch may be written although nobody waits.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<(), StoreError> {
         let closed = || StoreError::Closed { path: self.readers.path.clone() };
+        if self.readers.lock.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            return Err(closed());
+        }
         let (done, answer) = oneshot::channel();
         self.writer.send(Batch { writes, done }).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
+    }
+
+    /// Writes what waits, and gives the folder free for another scheduler. Handles that are left write nothing more.
+    pub async fn close(&self) {
+        let _closed = self.commit(Vec::new()).await;
+        let lock = self.readers.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(lock);
     }
 
     /// Reads in a thread that may block.

@@ -131,6 +131,10 @@ impl World {
             let (job, fence) = (JobId(lease.job), Fence(lease.fence));
             let theirs = self.jobs.get(&job).and_then(|j| j.state.lease()).is_some_and(|l| l.node == name);
             if !theirs || self.apply(job, &Event::Renewed { fence, until }).is_err() {
+                if self.let_go.get(&job) == Some(&fence) {
+                    // Its end and this report crossed: the node knows.
+                    continue;
+                }
                 self.send_cancel(name, job, fence, "lease_lost");
                 continue;
             }

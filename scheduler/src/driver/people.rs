@@ -14,6 +14,8 @@ use slipway_spec::variable::Variable;
 use slipway_spec::view::Status;
 use std::sync::Arc;
 
+/// Ended leases that are remembered. Forgetting all of them at once costs a node a word it does not act upon.
+const MAX_LET_GO: usize = 4096;
 /// Depth to which pipelines may start pipelines; GitLab's is two levels of children.
 const MAX_DEPTH: usize = 3;
 
@@ -192,7 +194,12 @@ impl World {
             job.environment_url = (!finish.environment_url.is_empty()).then_some(finish.environment_url);
             job.tests = (!finish.tests.is_empty()).then_some(finish.tests);
         }
-        self.apply(id, &Event::Finished { fence: finish.fence, outcome: finish.outcome, at: self.now })
+        self.apply(id, &Event::Finished { fence: finish.fence, outcome: finish.outcome, at: self.now })?;
+        if self.let_go.len() >= MAX_LET_GO {
+            self.let_go.clear();
+        }
+        self.let_go.insert(id, finish.fence);
+        Ok(())
     }
 
     /// An artifact of a job is on disk. Returns the file of the one it replaces.

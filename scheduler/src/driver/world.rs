@@ -178,6 +178,8 @@ pub(super) struct World {
     pub(super) wakes: BTreeSet<Timestamp>,
     pub(super) last: Numbers,
     pub(super) ended: HashMap<(String, &'static str), u64>,
+    /// Leases that their nodes ended well of late: a report that crossed the end still names them.
+    pub(super) let_go: HashMap<JobId, slipway_spec::ids::Fence>,
     // One batch.
     pub(super) writes: Vec<Write>,
     pub(super) dirty_jobs: BTreeSet<JobId>,
@@ -243,6 +245,7 @@ impl World {
             wakes: BTreeSet::new(),
             last,
             ended: HashMap::new(),
+            let_go: HashMap::new(),
             writes: Vec::new(),
             dirty_jobs: BTreeSet::new(),
             dirty_pipelines: BTreeSet::new(),

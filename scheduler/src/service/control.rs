@@ -23,6 +23,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
@@ -44,6 +45,7 @@ pub struct ControlService {
     pub(crate) access: Option<Arc<Access>>,
     pub(crate) keeper: Arc<OnceLock<Keeper>>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
 }
 
 fn json<T: serde::Serialize>(value: &T) -> v1::Document {
@@ -161,6 +163,7 @@ async fn send_trace(
         }
         tokio::select! {
             () = to.closed() => return Ok(()),
+            () = service.stop.cancelled() => return Err(Status::unavailable("the scheduler is shutting down")),
             changed = progress.changed() => if changed.is_err() { over = true },
         }
     }
@@ -169,6 +172,7 @@ async fn send_trace(
 /// The pipeline now, and after every change, until it is over.
 async fn send_changes(
     store: Store,
+    stop: CancellationToken,
     id: PipelineId,
     mut changes: broadcast::Receiver<PipelineId>,
     to: mpsc::Sender<Result<v1::Document, Status>>,
@@ -200,13 +204,14 @@ async fn send_changes(
         loop {
             tokio::select! {
                 () = to.closed() => return,
+                () = stop.cancelled() => {
+                    let _gone = to.send(Err(Status::unavailable("the scheduler is shutting down"))).await;
+                    return;
+                }
                 change = changes.recv() => match change {
                     Ok(changed) if changed != id => {}
                     Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => break,
-                    Err(broadcast::error::RecvError::Closed) => {
-                        let _gone = to.send(Err(Status::unavailable("the scheduler is shutting down"))).await;
-                        return;
-                    }
+                    Err(broadcast::error::RecvError::Closed) => return,
                 }
             }
         }
@@ -275,7 +280,8 @@ impl Control for ControlService {
         let (to, out) = mpsc::channel(WAITING);
         let id = PipelineId(request.into_inner().id);
         // Subscribed before the first look: no change falls between.
-        self.tasks.spawn(send_changes(self.store.clone(), id, self.driver.changes(), to));
+        let (store, stop, changes) = (self.store.clone(), self.stop.clone(), self.driver.changes());
+        self.tasks.spawn(send_changes(store, stop, id, changes, to));
         Ok(Response::new(Box::pin(ReceiverStream::new(out))))
     }
 

@@ -22,6 +22,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -48,6 +49,7 @@ pub struct RunnerService {
     pub(crate) lease_ttl: Duration,
     pub(crate) keep_artifacts: Duration,
     pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
 }
 
 impl RunnerService {
@@ -200,15 +202,16 @@ impl Runner for RunnerService {
         who.node(Some(&hello.node))?;
         let (to_node, messages) = mpsc::channel(WAITING_FOR_NODE);
         let ours = v1::Hello { protocol: PROTOCOL, build: env!("CARGO_PKG_VERSION").into(), features: Vec::new() };
-        let ttl = u32::try_from(self.lease_ttl.as_secs()).unwrap_or(u32::MAX);
+        let ttl = u32::try_from(self.lease_ttl.as_secs().max(1)).unwrap_or(u32::MAX);
         let hello_back = v1::SchedulerHello { hello: Some(ours), lease_ttl_seconds: ttl };
         let first = v1::ToRunner { message: Some(v1::to_runner::Message::Hello(hello_back)) };
         to_node.try_send(Ok(first)).map_err(|_| Status::internal("a new session's channel is full"))?;
         let session = self.driver.connect(hello, to_node.clone()).await?;
-        let driver = self.driver.clone();
+        let (driver, stop) = (self.driver.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             loop {
                 let message = tokio::select! {
+                    () = stop.cancelled() => break,
                     // The node, or a newer session of its name, has closed this one.
                     () = to_node.closed() => break,
                     message = from_node.message() => message,
@@ -239,7 +242,11 @@ impl Runner for RunnerService {
         self.tasks.spawn(async move {
             let mut allowed: Option<(u64, u64)> = None;
             loop {
-                let answer = match chunks.message().await {
+                let chunk = tokio::select! {
+                    () = service.stop.cancelled() => return,
+                    chunk = chunks.message() => chunk,
+                };
+                let answer = match chunk {
                     Ok(Some(chunk)) if chunk.data.len() > MAX_CHUNK_BYTES => Err(too_long(chunk.data.len())),
                     Ok(Some(chunk)) => {
                         let lease = (chunk.job, chunk.fence);
