@@ -72,6 +72,8 @@ pub struct Config {
     pub trace_max_bytes: u64,
     /// How placement weighs.
     pub placement: placement::Settings,
+    /// Hosts, `*` for any, that configurations may `include: remote` files from; none when empty.
+    pub include_hosts: Vec<String>,
     /// The projects.
     pub projects: Vec<Project>,
 }
@@ -144,6 +146,7 @@ impl Default for Config {
             artifact_max_bytes: 5 << 30,
             trace_max_bytes: 1 << 30,
             placement: placement::Settings::default(),
+            include_hosts: Vec::new(),
             projects: Vec::new(),
         }
     }
@@ -204,6 +207,7 @@ impl Config {
             self.url = url.trim_end_matches('/').to_owned();
         }
         self.registry = r.text(book, "registry");
+        self.include_hosts = r.texts(book, "include_hosts").unwrap_or_default();
         if let Some(n) = r.number(book, "lease_ttl_seconds", 3..=86_400) {
             self.lease_ttl = seconds(n);
         }

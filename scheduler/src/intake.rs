@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`commit`] | what a ref names, what the commit says of itself, who may trust it |
 //! | [`child`] | pipelines that trigger jobs start, and redeployments |
+//! | `elsewhere` | files that a configuration includes from other projects and addresses |
 //! | [`mirror`] | a local copy of a repository that is elsewhere |
 //! | [`selection`] | only some jobs of a plan |
 
 pub mod child;
 pub mod commit;
+mod elsewhere;
 pub mod mirror;
 pub mod selection;
 
@@ -23,6 +25,7 @@ use crate::store::Store;
 use crate::triggers::{MakePipeline, NotMade, Wanted};
 use crate::{compose, predefined};
 use commit::CommitError;
+use elsewhere::Elsewhere;
 use slipway_spec::ids::PipelineId;
 use slipway_spec::variable::Variable;
 use std::future::Future;
@@ -150,7 +153,8 @@ impl Intake {
         let number = self.driver.project_number(&place.key, &place.path).await?;
         let (config, request_id, parent) = (self.config.clone(), asked.request_id.clone(), asked.parent);
         let key = place.key.clone();
-        let compiled = tokio::task::spawn_blocking(move || prepare(&config, &place, number.0, asked)).await;
+        let mirrors = self.mirrors.clone();
+        let compiled = tokio::task::spawn_blocking(move || prepare(&config, &mirrors, &place, number.0, asked)).await;
         let (origin, compiled) = compiled.map_err(|e| NoPipeline::Interrupted(e.to_string()))??;
         let warnings = if compiled.warnings.is_empty() { Vec::new() } else { vec![compiled.warnings.render()] };
         let new = NewPipeline { project_key: key, origin, plan: compiled.plan, request_id, parent };
@@ -189,7 +193,13 @@ impl Intake {
 }
 
 /// Finds the commit and compiles its configuration. Blocks.
-fn prepare(config: &Config, place: &Place, number: u64, asked: Asked) -> Result<(Origin, Compiled), NoPipeline> {
+fn prepare(
+    config: &Config,
+    mirrors: &Path,
+    place: &Place,
+    number: u64,
+    asked: Asked,
+) -> Result<(Origin, Compiled), NoPipeline> {
     let repository = commit::open(&place.folder)?;
     let project = config.project(&place.path).filter(|_| place.key == place.path);
     let found = commit::find(&repository, &asked.ref_name, &asked.sha, project)?;
@@ -252,7 +262,8 @@ fn prepare(config: &Config, place: &Place, number: u64, asked: Asked) -> Result<
         event: &event,
         inputs: &asked.inputs,
     };
-    let mut compiled = compile(&request, &tree).map_err(|wrong| NoPipeline::Invalid(wrong.render()))?;
+    let mut compiled = compile(&request, &Elsewhere::new(&tree, config, mirrors))
+        .map_err(|wrong| NoPipeline::Invalid(wrong.render()))?;
     if let Some(why) = compiled.no_pipeline {
         return Err(NoPipeline::Filtered(why));
     }

@@ -82,17 +82,11 @@ impl Intake {
             let text = self.generated(pipeline, jobs, job, path).await?;
             return Ok(Asked { text: Some(text), file: path.clone(), ..asked });
         }
-        match trigger.local_files.as_slice() {
-            [] => Err(NoPipeline::Repository("the trigger job names no configuration".into())),
-            [file] => Ok(Asked { file: file.clone(), ..asked }),
-            files => {
-                let locals: Vec<_> = files
-                    .iter()
-                    .map(|f| serde_json::json!({ "local": format!("/{}", f.trim_start_matches('/')) }))
-                    .collect();
-                // JSON is YAML.
-                let text = serde_json::json!({ "include": locals }).to_string();
-                Ok(Asked { text: Some(text), file: planned.name.clone(), ..asked })
+        // The inputs are in that text already, each beside the file it is for.
+        match &trigger.configuration {
+            None => Err(NoPipeline::Repository("the trigger job names no configuration".into())),
+            Some(text) => {
+                Ok(Asked { text: Some(text.clone()), file: planned.name.clone(), inputs: Vec::new(), ..asked })
             }
         }
     }

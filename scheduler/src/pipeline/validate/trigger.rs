@@ -12,7 +12,6 @@ impl Checker<'_> {
     pub(super) fn trigger(&mut self, node: &Node, path: &str) {
         match &node.value {
             Value::Str { text, .. } => {
-                self.note("trigger", "project", node.span, path);
                 self.project_path(node, text, path);
             }
             Value::Map(map) => self.trigger_map(map, node, path),
