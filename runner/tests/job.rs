@@ -253,11 +253,84 @@ async fn adoption_a_job_that_had_not_started_is_removed_and_not_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lease_that_is_not_renewed_kills_the_job_and_reports_nothing() {
     let house = House::with_ttl(3, |_| {}).await;
-    house.silent();
     house.offer(&job(1, &["echo begun", "sleep 300"]), 7).await;
     house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
+    house.silent();
     house.gone(1).await;
     assert_eq!(house.seen(1).finish, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lease_that_is_never_renewed_lets_no_script_start() {
+    let house = House::with_ttl(3, |_| {}).await;
+    house.silent();
+    house.offer(&job(1, &["echo begun"]), 7).await;
+    house.wait_for(1, |s| s.started > 0).await;
+    house.gone(1).await;
+    let seen = house.seen(1);
+    assert_eq!(seen.finish, None);
+    assert!(!seen.text().contains("begun"), "{}", seen.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fence_that_is_stale_ends_the_job_and_reports_nothing() {
+    let house = House::open(|_| {}).await;
+    house.offer(&job(1, &["echo begun", "sleep 300"]), 7).await;
+    house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
+    house.cancel(1, 6, "canceled").await;
+    house.cancel(1, 7, "lease_lost").await;
+    house.gone(1).await;
+    assert_eq!(house.seen(1).finish, None);
+
+    house.offer(&job(2, &["echo begun", "sleep 1", "seq 1 5"]), 8).await;
+    house.wait_for(2, |s| s.text().contains("\nbegun\n")).await;
+    house.stale(8);
+    house.gone(2).await;
+    assert_eq!(house.seen(2).finish, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p46_failed_upload_after_a_failed_script_reports_the_script() {
+    let house = House::open(|_| {}).await;
+    house.refuse_uploads();
+    let mut spec = job(1, &["echo x > file", "exit 42"]);
+    let paths = vec!["file".to_owned()];
+    spec.artifacts = vec![ArtifactSpec { paths, when: When::Always, ..ArtifactSpec::default() }];
+    let seen = house.run(&spec).await;
+    assert_eq!(failed(seen.outcome()).1, Some(42), "{}", seen.text());
+    assert!(seen.text().contains("cannot upload the artifacts"), "{}", seen.text());
+    spec.id = slipway_spec::ids::JobId(2);
+    spec.steps = vec![step("script", &["echo x > file"])];
+    let (reason, code, message) = failed(house.run(&spec).await.outcome());
+    assert_eq!((reason, code), (FailureReason::ScriptFailure, None));
+    assert!(message.contains("too large for this test"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p44_container_removed_behind_its_back_is_a_system_failure_and_leaves_nothing() {
+    let house = House::open(|_| {}).await;
+    house.offer(&job(1, &["echo begun", "sleep 300"]), 7).await;
+    house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
+    let id = house.container(1, "job").await;
+    let force = bollard::query_parameters::RemoveContainerOptionsBuilder::default().force(true).build();
+    house.docker.remove_container(&id, Some(force)).await.unwrap();
+    let seen = house.wait_for(1, |s| s.finish.is_some()).await;
+    let (reason, _, message) = failed(seen.outcome());
+    assert_eq!(reason, FailureReason::RunnerSystemFailure, "{}", seen.text());
+    assert!(message.contains("gone"), "{message}");
+    house.gone(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p38_image_without_a_shell_fails_by_name() {
+    let house = House::open(|_| {}).await;
+    let image = house.image_without_shell().await;
+    let mut spec = job(1, &["true"]);
+    spec.image.as_mut().unwrap().name.clone_from(&image);
+    let (reason, _, message) = failed(house.run(&spec).await.outcome());
+    house.untag(&image).await;
+    assert_eq!(reason, FailureReason::ScriptFailure);
+    assert!(message.contains("cannot start a shell in image"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -265,6 +338,7 @@ async fn session_that_breaks_is_opened_again_and_the_job_goes_on() {
     let house = House::open(|_| {}).await;
     house.offer(&job(1, &["for i in $(seq 1 60); do echo line $i; sleep 0.1; done"]), 7).await;
     house.wait_for(1, |s| s.text().contains("line 3\n")).await;
+    house.cut().await;
     house.away(true);
     house.container(1, "job").await;
     house.away(false);

@@ -52,7 +52,8 @@ struct Agent {
     tasks: JoinSet<()>,
     by_task: HashMap<tokio::task::Id, (JobId, Fence)>,
     notes: mpsc::Sender<Note>,
-    starting: Vec<(JobId, oneshot::Sender<()>)>,
+    /// Scripts that start when the scheduler says that it knows.
+    starting: BTreeMap<JobId, oneshot::Sender<()>>,
     session: Session,
     wait: Duration,
     ending: Ending,
@@ -102,7 +103,7 @@ pub(crate) async fn run(
         tasks: JoinSet::new(),
         by_task: HashMap::new(),
         notes,
-        starting: Vec::new(),
+        starting: BTreeMap::new(),
         session: Session::Waiting(tokio::time::Instant::now()),
         wait: FIRST_WAIT,
         ending: Ending::Run,
@@ -235,7 +236,11 @@ impl Agent {
             Some(to_runner::Message::Renewed(renewed)) => {
                 let now = Instant::now();
                 for lease in renewed.leases {
-                    self.leases.renew(JobId(lease.job), Fence(lease.fence), now);
+                    let (job, fence) = (JobId(lease.job), Fence(lease.fence));
+                    self.leases.renew(job, fence, now);
+                    if lease.started && self.leases.fence(job) == Some(fence) {
+                        self.heard(job);
+                    }
                 }
             }
             // A word of a newer scheduler.
@@ -260,9 +265,6 @@ impl Agent {
         }
         self.wait = FIRST_WAIT;
         self.tell_holdings = true;
-        for (job, told) in std::mem::take(&mut self.starting) {
-            self.start(job, told);
-        }
         self.report();
     }
 
@@ -343,6 +345,7 @@ impl Agent {
     fn forget(&mut self, id: JobId) {
         self.orders.remove(&id);
         self.slots.remove(&id);
+        self.starting.remove(&id);
         self.leases.release(id);
     }
 
@@ -392,15 +395,22 @@ impl Agent {
         }
     }
 
-    /// Lets a script start once the scheduler is told; without a session it waits for one, or for its lease's end.
+    /// A script is about to start. It does when the scheduler says that it knows: only then is it sure that the job is
+    /// never queued again. Without a session it waits for one, or for its lease's end.
     fn start(&mut self, id: JobId, told: oneshot::Sender<()>) {
-        let Some(fence) = self.leases.fence(id) else { return };
-        let what = Some(v1::job_progress::What::Started(true));
-        if self.send(from_runner::Message::Progress(v1::JobProgress { job: id.0, fence: fence.0, what })) {
-            self.leases.started(id);
+        self.leases.started(id);
+        self.starting.insert(id, told);
+        if let Some(fence) = self.leases.fence(id) {
+            let what = Some(v1::job_progress::What::Started(true));
+            self.send(from_runner::Message::Progress(v1::JobProgress { job: id.0, fence: fence.0, what }));
+        }
+        self.report();
+    }
+
+    /// The scheduler renewed a lease as started.
+    fn heard(&mut self, id: JobId) {
+        if let Some(told) = self.starting.remove(&id) {
             let _ = told.send(());
-        } else {
-            self.starting.push((id, told));
         }
     }
 

@@ -253,8 +253,16 @@ pub(crate) async fn terminate(docker: &Docker, container: &str) -> Result<(), Er
 pub(crate) async fn kill(docker: &Docker, container: &str) {
     let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
     if docker.kill_container(container, Some(options)).await.is_ok() {
-        let stopped = WaitContainerOptionsBuilder::default().condition("not-running").build();
-        let mut wait = Box::pin(docker.wait_container(container, Some(stopped)));
-        let _ = tokio::time::timeout(EXEC, wait.next()).await;
+        stopped(docker, container).await;
     }
+}
+
+/// Waits until a container is down, or gone; not for ever. Whether it is. Its log ends a little before Docker knows.
+pub(crate) async fn stopped(docker: &Docker, container: &str) -> bool {
+    let stopped = WaitContainerOptionsBuilder::default().condition("not-running").build();
+    let mut wait = Box::pin(docker.wait_container(container, Some(stopped)));
+    if tokio::time::timeout(EXEC, wait.next()).await.is_ok() {
+        return condition(docker, container).await.is_none_or(|c| !c.running);
+    }
+    false
 }

@@ -62,6 +62,32 @@ pub(crate) struct Shipping {
     _task: AbortOnDropHandle<ship::Ended>,
 }
 
+impl Shipping {
+    fn begin(
+        node: &Node,
+        spec: &JobSpec,
+        fence: Fence,
+        folder: &Folder,
+        trace: &Trace,
+        offset: u64,
+        notes: &mpsc::Sender<Note>,
+    ) -> Shipping {
+        let (held_now, held) = watch::channel(offset);
+        let (close, closed) = watch::channel(false);
+        let shipment = Shipment { job: spec.id.0, fence: fence.0, path: folder.trace(), held: offset };
+        let shipping = ship::ship(node.client.clone(), shipment, trace.watch(), closed, held_now);
+        let (job, tell) = (spec.id, notes.clone());
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let ended = shipping.await;
+            if ended == ship::Ended::Refused {
+                let _ = tell.send(Note { job, what: What::Refused }).await;
+            }
+            ended
+        }));
+        Shipping { held, close, _task: task }
+    }
+}
+
 /// What the agent gives a job.
 pub(crate) struct Start {
     pub(crate) node: Arc<Node>,
@@ -130,18 +156,7 @@ impl Driver {
         };
         let trace = Arc::new(Trace::open(&folder.trace(), &settings)?);
         let output = Output::new(&record.nonce, &secrets, &spec.token_mask_prefixes, node.config.output_limit_bytes);
-        let (held_now, held) = watch::channel(trace_offset);
-        let (close, closed) = watch::channel(false);
-        let shipment = Shipment { job: spec.id.0, fence: fence.0, path: folder.trace(), held: trace_offset };
-        let shipping = ship::ship(node.client.clone(), shipment, trace.watch(), closed, held_now);
-        let (job, tell) = (spec.id, notes.clone());
-        let task = AbortOnDropHandle::new(tokio::spawn(async move {
-            let ended = shipping.await;
-            if ended == ship::Ended::Refused {
-                let _ = tell.send(Note { job, what: What::Refused }).await;
-            }
-            ended
-        }));
+        let shipping = Shipping::begin(&node, &spec, fence, &folder, &trace, trace_offset, &notes);
         Ok(Driver {
             labels: Labels { node: node.name.clone(), job: spec.id.0 },
             plan: Plan::of(&spec),
@@ -160,12 +175,18 @@ impl Driver {
             up: false,
             running: false,
             adopted: false,
-            shipping: Shipping { held, close, _task: task },
+            shipping,
             orders,
             seen: Order::Run,
             notes,
             fault,
         })
+    }
+
+    /// Sends the whole trace again: the scheduler holds less than it said.
+    pub(crate) fn ship_again(&mut self) {
+        let (node, trace, notes) = (&self.node, &self.trace, &self.notes);
+        self.shipping = Shipping::begin(node, &self.spec, self.record.fence, &self.folder, trace, 0, notes);
     }
 
     /// The job.

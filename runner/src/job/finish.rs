@@ -65,19 +65,58 @@ pub(crate) fn conclude(driver: &mut Driver, outcome: &Outcome) {
 
 /// Delivers trace and outcome; comes back when the scheduler has both.
 pub(crate) async fn deliver(driver: &mut Driver, outcome: &Outcome) -> Event {
-    driver.shipping.close.send_replace(true);
-    let length = driver.trace.length();
-    if driver.shipping.held.wait_for(|held| *held >= length).await.is_err() {
-        // The sender ended before it was done: the fence is stale.
+    if !delivered(driver).await {
         return Event::LeaseLost;
     }
     super::engine::announce(driver, outcome);
+    let mut request = request(driver, outcome);
+    let mut client = driver.node.client.clone();
+    let mut wait = FIRST_WAIT;
+    loop {
+        let Err(status) = client.finish(request.clone()).await else { return Event::Delivered };
+        match status.code() {
+            tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied => return Event::LeaseLost,
+            // It lost bytes that it had acknowledged.
+            tonic::Code::OutOfRange => {
+                driver.ship_again();
+                if !delivered(driver).await {
+                    return Event::LeaseLost;
+                }
+            }
+            // It does not take what the job reports: a failure of the job, reported without it.
+            tonic::Code::InvalidArgument if !request.dotenv_json.is_empty() || !request.tests_json.is_empty() => {
+                let failed = Outcome::Failed {
+                    reason: FailureReason::ScriptFailure,
+                    exit_code: None,
+                    message: status.message().to_owned(),
+                };
+                request.outcome_json = if *outcome == Outcome::Success { encode(&failed) } else { encode(outcome) };
+                request.dotenv_json.clear();
+                request.tests_json.clear();
+                continue;
+            }
+            _ => {}
+        }
+        tracing::warn!(job = %driver.id(), %status, "cannot report a job's end; trying again");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Waits until the scheduler holds the whole trace; false when it refuses the job's fence.
+async fn delivered(driver: &mut Driver) -> bool {
+    driver.shipping.close.send_replace(true);
+    let length = driver.trace.length();
+    driver.shipping.held.wait_for(|held| *held >= length).await.is_ok()
+}
+
+fn request(driver: &Driver, outcome: &Outcome) -> FinishRequest {
     let url = driver.spec.environment.as_ref().and_then(|e| e.url.as_deref());
     let look = |name: &str| {
         let given = driver.record.dotenv.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         given.or_else(|| driver.environment.get(name))
     };
-    let request = FinishRequest {
+    FinishRequest {
         job: driver.spec.id.0,
         fence: driver.record.fence.0,
         outcome_json: encode(outcome),
@@ -85,17 +124,6 @@ pub(crate) async fn deliver(driver: &mut Driver, outcome: &Outcome) -> Event {
         dotenv_json: if driver.record.dotenv.is_empty() { Vec::new() } else { encode(&driver.record.dotenv) },
         environment_url: url.map(|u| expand_for_runner(u, look)).unwrap_or_default(),
         tests_json: driver.record.tests.as_ref().map(encode).unwrap_or_default(),
-        trace_bytes: length,
-    };
-    let mut client = driver.node.client.clone();
-    let mut wait = FIRST_WAIT;
-    loop {
-        match client.finish(request.clone()).await {
-            Ok(_) => return Event::Delivered,
-            Err(status) if status.code() == tonic::Code::FailedPrecondition => return Event::LeaseLost,
-            Err(status) => tracing::warn!(job = %driver.id(), %status, "cannot report a job's end; trying again"),
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_WAIT);
+        trace_bytes: driver.trace.length(),
     }
 }

@@ -58,7 +58,7 @@ async fn run(driver: &mut Driver, index: usize, status: Option<&str>, timeout: O
     let left = timeout.map(|t| t.saturating_sub(since(mark.at)));
     let came = tokio::select! {
         biased;
-        came = driver.output.next(mark.number, &driver.trace) => came,
+        came = until_end(driver, mark.number) => came,
         () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
             let message = format!("{what} took longer than {} seconds", timeout.unwrap_or_default().as_secs());
             let reason = FailureReason::JobExecutionTimeout;
@@ -80,6 +80,20 @@ async fn run(driver: &mut Driver, index: usize, status: Option<&str>, timeout: O
             driver.output.finish(&driver.trace);
             closed(driver).await
         }
+    }
+}
+
+/// Reads output until the step ends or its container does. A log that breaks off while the container runs (Docker's
+/// engine was restarted) is followed again.
+async fn until_end(driver: &mut Driver, number: u32) -> Came {
+    loop {
+        let came = driver.output.next(number, &driver.trace).await;
+        let container = driver.record.container.as_deref().unwrap_or_default();
+        let docker = &driver.node.docker;
+        if came != Came::Closed || container::stopped(docker, container).await {
+            return came;
+        }
+        driver.output.follow(docker, container);
     }
 }
 
@@ -124,23 +138,20 @@ async fn begin(
 async fn closed(driver: &mut Driver) -> Event {
     driver.up = false;
     let container = driver.record.container.clone().unwrap_or_default();
+    let gone = "the job's container is gone: somebody removed or killed it, or Docker's engine was stopped";
     let Some(condition) = container::condition(&driver.node.docker, &container).await else {
-        return Event::Broke(Failure::system(
-            "the job's container is gone: somebody removed it, or Docker's engine was stopped",
-        ));
+        return Event::Broke(Failure::system(gone));
     };
     if condition.oom_killed {
         let limit = driver.node.config.memory_bytes.map(|n| format!(" (limit {n} bytes)")).unwrap_or_default();
         let failure = Failure::script(format!("the job's container ran out of memory{limit}"));
         return Event::Broke(Failure { exit_code: Some(137), ..failure });
     }
-    if condition.running {
-        // The log broke off, not the container: it is followed again.
-        driver.up = true;
-        driver.output.follow(&driver.node.docker, &container);
-        return Event::Broke(Failure::system("the log of the job's container broke off"));
-    }
     let code = i32::try_from(condition.exit_code).unwrap_or(1);
+    if code == 137 {
+        // SIGKILL does not reach a container's first process from inside.
+        return Event::Broke(Failure::system(gone));
+    }
     let failure = Failure::script(format!("the job's container ended before its script did, with exit code {code}"));
     Event::Broke(Failure { exit_code: Some(code).filter(|c| *c != 0), ..failure })
 }

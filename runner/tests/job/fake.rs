@@ -57,7 +57,6 @@ impl Seen {
 struct State {
     jobs: BTreeMap<u64, Seen>,
     hellos: Vec<v1::NodeHello>,
-    reports: u64,
     /// Archives that `Download` gives: by the job they are of.
     archives: BTreeMap<u64, Vec<u8>>,
     session: Option<mpsc::Sender<Result<v1::ToRunner, Status>>>,
@@ -65,6 +64,7 @@ struct State {
     silent: bool,
     /// Sessions and traces are refused.
     away: bool,
+    refuse_uploads: bool,
     /// Fences that are refused.
     stale: Vec<u64>,
 }
@@ -157,6 +157,9 @@ impl Service for Fake {
             }
         }
         let header = header.ok_or_else(|| Status::invalid_argument("no header"))?;
+        if self.state.lock().unwrap().refuse_uploads {
+            return Err(Status::out_of_range("too large for this test"));
+        }
         let length = bytes.len() as u64;
         self.change(|s| s.jobs.entry(header.job).or_default().uploads.push((header, bytes)));
         Ok(Response::new(v1::UploadReply { bytes: length }))
@@ -206,10 +209,7 @@ impl Fake {
                 s.session = Some(answers.clone());
             }),
             from_runner::Message::Report(report) => {
-                let silent = self.change(|s| {
-                    s.reports += 1;
-                    s.silent
-                });
+                let silent = self.state.lock().unwrap().silent;
                 if !silent {
                     let renewed = v1::Renewed { leases: report.leases };
                     let _ =
@@ -353,6 +353,13 @@ impl House {
         session.send(Ok(v1::ToRunner { message: Some(message) })).await.unwrap();
     }
 
+    /// Ends the session from the scheduler's side.
+    pub(crate) async fn cut(&self) {
+        let session = self.until(|s| s.session.clone()).await;
+        self.fake.change(|s| s.session = None);
+        let _ = session.send(Err(Status::unavailable("cut"))).await;
+    }
+
     /// Gives the job, waits for its end and for all of it to be gone.
     pub(crate) async fn run(&self, spec: &JobSpec) -> Seen {
         self.offer(spec, 1).await;
@@ -435,6 +442,15 @@ impl House {
         self.docker.remove_image(name, None::<bollard::query_parameters::RemoveImageOptions>, None).await.unwrap();
     }
 
+    /// An image with nothing in it.
+    pub(crate) async fn image_without_shell(&self) -> String {
+        let name = format!("slipway-test-empty-{}:1", self.config.name);
+        let script = format!("tar c -T /dev/null | docker import - {name}");
+        let made = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        name
+    }
+
     /// An image whose entrypoint prints a line and goes on with its arguments.
     pub(crate) async fn image_with_entrypoint(&self) -> String {
         let name = format!("slipway-test-entrypoint-{}:1", self.config.name);
@@ -460,12 +476,12 @@ impl House {
         });
     }
 
-    /// Ends the session from the scheduler's side.
-    pub(crate) async fn cut(&self) {
-        let session = self.fake.change(|s| s.session.take());
-        if let Some(session) = session {
-            let _ = session.send(Err(Status::unavailable("cut"))).await;
-        }
+    pub(crate) fn refuse_uploads(&self) {
+        self.fake.change(|s| s.refuse_uploads = true);
+    }
+
+    pub(crate) fn stale(&self, fence: u64) {
+        self.fake.change(|s| s.stale.push(fence));
     }
 
     pub(crate) fn silent(&self) {
@@ -482,11 +498,6 @@ impl House {
 
     pub(crate) fn hellos(&self) -> Vec<v1::NodeHello> {
         self.fake.state.lock().unwrap().hellos.clone()
-    }
-
-    pub(crate) async fn reports(&self, more: u64) {
-        let now = self.fake.state.lock().unwrap().reports;
-        self.until(|s| (s.reports >= now + more).then_some(())).await;
     }
 }
 
