@@ -7,7 +7,7 @@
 //! | [`wall`] | which wall this host holds, found by trying |
 //! | [`door`] | what answers on port 2375, a process of its own |
 //! | [`health`] | whether an engine answers |
-//! | `launch`, `stop` | starting behind the `userns` wall, ending |
+//! | `launch`, `stop`, `tidy` | starting behind the `userns` wall, ending, removing what is the job's own before |
 //! | `container` | the `container` wall |
 //! | `bundle`, `shape`, `files`, `tls` | what `runc` and the daemon are told (pure, but for writing it) |
 //! | `spaces`, `mounts`, `idmap`, `ids`, `cgroup`, `network` | what the wall is made of |
@@ -32,6 +32,7 @@ mod record;
 mod shape;
 mod spaces;
 mod stop;
+mod tidy;
 mod tls;
 pub mod wall;
 

@@ -200,6 +200,9 @@ impl Lent {
             Ending::Keep { .. } => self.stop_within,
             Ending::Discard => Duration::ZERO,
         };
+        if let Ending::Keep { .. } = ending {
+            super::tidy::tidy(self.address).await;
+        }
         match (self.record.wall, self.record.init, &self.record.container) {
             (Wall::Userns, Some(init), _) => {
                 stop::stop(init, grace).await;

@@ -184,6 +184,33 @@ async fn cache_mounts_live_on_and_are_isolated_between_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn containers_volumes_and_contexts_do_not_pile_up_from_job_to_job() {
+    let yard = Yard::new(Choice::Userns).await;
+    let mut private = Vec::new();
+    for job in 1..=3 {
+        let lent = yard.lend(job).await;
+        let built = build(&format!("content {job}"), "app:1");
+        let leave = "dd if=/dev/urandom of=context bs=1M count=4 2>/dev/null && \
+                     docker build -q . >/dev/null && \
+                     docker run -d --network none app:1 sleep 600 && \
+                     docker run --network none -v data:/data app:1 \
+                     dd if=/dev/urandom of=/left bs=1M count=4 2>/dev/null";
+        yard.sh(&lent, &format!("{built} && {leave}"));
+        keep(lent, 1.0).await;
+        let listing = yard.store.list().expect("a listing");
+        let generation = listing.lineages[0].generations.last().expect("the generation");
+        let folder = yard.store.root().join("generations").join(listing.lineages[0].lineage.as_str());
+        let snapshots = folder.join(generation.number.to_string()).join("tree/containerd/daemon");
+        let snapshots = snapshots.join("io.containerd.snapshotter.v1.overlayfs/snapshots");
+        private.push(fs::read_dir(snapshots).map_or(0, Iterator::count));
+    }
+    assert_eq!(private, [1, 1, 1], "the cache mount is all that is written in place and kept");
+    let lent = yard.lend(4).await;
+    assert_eq!(yard.sh(&lent, "docker ps -aq; docker volume ls -q"), "");
+    lent.give_back(Ending::Discard).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn corrupted_generation_costs_one_start_and_its_parent_is_used() {
     let yard = Yard::new(Choice::Userns).await;
     let lent = yard.lend(1).await;
