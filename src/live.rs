@@ -119,13 +119,35 @@ async fn trace(mut control: ControlClient<Channel>, job: JobId, name: String, to
     }
 }
 
-/// A trace line as a terminal would leave it: what a later `\r` overwrites, and section markers, are gone.
+/// A trace line as a terminal would leave it: section markers, and what a later `\r` overwrites, are gone.
 fn visible(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
-    let text = text.trim_end_matches(['\n', '\r']);
-    let last = text.rsplit('\r').find(|part| !part.is_empty()).unwrap_or("");
-    let last = last.strip_prefix("\u{1b}[0K").unwrap_or(last);
-    if last.starts_with("section_start:") || last.starts_with("section_end:") { String::new() } else { last.to_owned() }
+    let text = without_sections(text.trim_end_matches(['\n', '\r']));
+    text.rsplit('\r').find(|part| !part.is_empty()).unwrap_or("").to_owned()
+}
+
+/// A marker is `section_start:TIME:NAME` or `section_end:TIME:NAME`, then `\r` and "erase line"; it can follow output
+/// that had no end of line of its own.
+fn without_sections(text: &str) -> String {
+    const END: &str = "\r\u{1b}[0K";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = ["section_start:", "section_end:"].iter().filter_map(|m| rest.find(m)).min() {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        match rest.find(END) {
+            Some(end) => rest = &rest[end + END.len()..],
+            // The end of line took the marker's own `\r` with it, or this is no marker but a job's own words.
+            None if rest.split(':').nth(1).is_some_and(|t| t.parse::<u64>().is_ok()) => rest = "",
+            None => {
+                let word = rest.find(':').map_or(rest.len(), |colon| colon + 1);
+                out.push_str(&rest[..word]);
+                rest = &rest[word..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Removes SGR and erase sequences, for output that is not a terminal.
@@ -271,6 +293,8 @@ mod tests {
     fn section_markers_are_not_shown_but_their_header_is() {
         assert_eq!(visible(b"section_end:1:step_script\r\x1b[0K\n"), "");
         assert_eq!(visible(b"section_start:1:a\r\x1b[0KPreparing\n"), "Preparing");
+        assert_eq!(visible(b"no end of linesection_end:1:a\r\x1b[0K\n"), "no end of line");
+        assert_eq!(visible(b"a section_start: of my own\n"), "a section_start: of my own");
     }
 
     #[test]

@@ -185,7 +185,7 @@ async fn lender(config: &RunnerConfig, store: Arc<Store>, docker: Docker) -> Opt
     if !config.engine_door.is_empty() {
         engines.door.clone_from(&config.engine_door);
     }
-    engines.labels.insert(crate::executor::LABEL_NODE.into(), config.node());
+    engines.labels.insert(crate::executor::LABEL_NODE.into(), config.mark());
     match Lender::new(engines, store, docker).await {
         Ok(lender) => Some(Arc::new(lender)),
         Err(e) => {

@@ -154,6 +154,13 @@ impl RunnerConfig {
         }
     }
 
+    /// What the node's containers, networks and volumes are labelled and named with: its name, and its cache root's
+    /// checksum, so that two runners on one Docker engine never sweep each other's.
+    #[must_use]
+    pub fn mark(&self) -> String {
+        format!("{}-{:08x}", self.node(), crc32fast::hash(self.cache_root.as_os_str().as_encoded_bytes()))
+    }
+
     /// Jobs at once.
     #[must_use]
     pub fn slots(&self) -> u32 {

@@ -49,7 +49,7 @@ pub(crate) async fn sweep(node: &Arc<Node>) -> Vec<Adopted> {
     let alive: BTreeSet<u64> = adopted.iter().map(|a| a.spec.id.0).collect();
     for job in labelled(node).await {
         if !alive.contains(&job) {
-            Labels { node: node.name.clone(), job }.remove(&node.docker).await;
+            Labels { node: node.config.mark(), job }.remove(&node.docker).await;
         }
     }
     for (id, folder) in record::all(&node.config.cache_root) {
@@ -90,7 +90,7 @@ async fn can_go_on(node: &Node, record: &Record) -> bool {
 
 /// Numbers of all jobs that something of this node is labelled with.
 async fn labelled(node: &Node) -> BTreeSet<u64> {
-    let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL_NODE}={}", node.name)])]);
+    let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL_NODE}={}", node.config.mark())])]);
     let mut found = BTreeSet::new();
     let mut add = |labels: Option<HashMap<String, String>>| {
         found.extend(labels.and_then(|l| l.get(LABEL_JOB)?.parse::<u64>().ok()));

@@ -464,7 +464,7 @@ impl Agent {
 
 /// Ends a job whose own task cannot.
 async fn bury(node: &Node, id: JobId, fence: Fence) {
-    crate::executor::Labels { node: node.name.clone(), job: id.0 }.remove(&node.docker).await;
+    crate::executor::Labels { node: node.config.mark(), job: id.0 }.remove(&node.docker).await;
     let outcome = Outcome::Failed {
         reason: FailureReason::RunnerSystemFailure,
         exit_code: None,

@@ -158,7 +158,7 @@ impl Driver {
         let output = Output::new(&record.nonce, &secrets, &spec.token_mask_prefixes, node.config.output_limit_bytes);
         let shipping = Shipping::begin(&node, &spec, fence, &folder, &trace, trace_offset, &notes);
         Ok(Driver {
-            labels: Labels { node: node.name.clone(), job: spec.id.0 },
+            labels: Labels { node: node.config.mark(), job: spec.id.0 },
             plan: Plan::of(&spec),
             node,
             spec: Arc::new(spec),

@@ -388,7 +388,7 @@ impl House {
         use bollard::query_parameters as q;
         let filters = std::collections::HashMap::from([(
             "label".to_owned(),
-            vec![format!("slipway.job={job}"), format!("slipway.node={}", self.config.name)],
+            vec![format!("slipway.job={job}"), format!("slipway.node={}", self.config.mark())],
         )]);
         let mut left = Vec::new();
         let options = q::ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
@@ -412,7 +412,7 @@ impl House {
         use bollard::query_parameters as q;
         let labels = vec![
             format!("slipway.job={job}"),
-            format!("slipway.node={}", self.config.name),
+            format!("slipway.node={}", self.config.mark()),
             format!("slipway.role={role}"),
         ];
         let filters = std::collections::HashMap::from([("label".to_owned(), labels)]);
@@ -508,7 +508,7 @@ impl Drop for House {
         }
         self.server.abort();
         // Whatever a failed test left is removed by its label; a passing one has left nothing.
-        let label = format!("label=slipway.node={}", self.config.name);
+        let label = format!("label=slipway.node={}", self.config.mark());
         let script = format!(
             "docker ps -aq --filter {label} | xargs -r docker rm -fv >/dev/null; \
              docker network ls -q --filter {label} | xargs -r docker network rm >/dev/null"

@@ -91,16 +91,24 @@ pub fn find(
 ) -> Result<Found, CommitError> {
     let path = repository.workdir().unwrap_or_else(|| repository.path()).to_owned();
     let failed = |source| CommitError::Git { repository: path.clone(), source };
-    let (name, is_tag, tip) =
-        if ref_name.is_empty() { head(repository, &path)? } else { named(repository, &path, ref_name)? };
-    let oid = if sha.is_empty() {
+    let named = if ref_name.is_empty() { head(repository, &path) } else { named(repository, &path, ref_name) };
+    let (name, is_tag, tip) = match named {
+        Ok((name, is_tag, tip)) => (name, is_tag, Some(tip)),
+        // A commit under the name of a branch that is not there: what its pipeline would be. Nothing vouches for it.
+        Err(CommitError::NoRef { name, .. }) if !sha.is_empty() => (name, false, None),
+        Err(e) => return Err(e),
+    };
+    let oid = if let (Some(tip), true) = (tip, sha.is_empty()) {
         tip
     } else {
         let missing = || CommitError::NoCommit { repository: path.clone(), sha: sha.to_owned() };
         let oid = Oid::from_str(sha).map_err(|_| missing())?;
         repository.find_commit(oid).map_err(|_| missing())?.id()
     };
-    let on_ref = oid == tip || repository.graph_descendant_of(tip, oid).map_err(failed)?;
+    let on_ref = match tip {
+        Some(tip) => oid == tip || repository.graph_descendant_of(tip, oid).map_err(failed)?,
+        None => false,
+    };
     let commit = repository.find_commit(oid).map_err(failed)?;
     let author = commit.author();
     let (author_name, author_email) = (text(author.name_bytes()), text(author.email_bytes()));
