@@ -3,7 +3,11 @@
 #[path = "service/support.rs"]
 mod support;
 
+#[path = "service/access.rs"]
+mod access;
 #[path = "service/lives.rs"]
 mod lives;
 #[path = "service/pipelines.rs"]
 mod pipelines;
+#[path = "service/upstream.rs"]
+mod upstream;

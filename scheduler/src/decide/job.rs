@@ -9,11 +9,15 @@
 //! A lease that ends before the script started puts the job back with its fence; the next lease has a higher one. A
 //! lease that ends after the script started ends the job: it is never run twice silently.
 
+mod event;
+mod look;
+
+pub use event::{Event, Refused};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use slipway_spec::ids::{Fence, PipelineId};
 use slipway_spec::outcome::{FailureReason, Outcome};
-use slipway_spec::view::Status;
 
 /// Where a job is in its life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,129 +140,6 @@ pub enum How {
     Canceled,
     /// It did not run.
     Skipped,
-}
-
-/// What happens to a job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "event")]
-pub enum Event {
-    /// Nothing holds it back any more.
-    Ready {
-        /// When.
-        at: Timestamp,
-    },
-    /// It may go when a person says so.
-    WaitForPerson {
-        /// When.
-        at: Timestamp,
-    },
-    /// It may go at that moment.
-    Delay {
-        /// When it may go.
-        until: Timestamp,
-    },
-    /// Its resource group is taken.
-    WaitForResource {
-        /// When.
-        at: Timestamp,
-    },
-    /// Nothing it waits for lets it run.
-    Skip {
-        /// When.
-        at: Timestamp,
-    },
-    /// Jobs before it run again: a skipped job is looked at anew.
-    Reconsider,
-    /// It starts another pipeline.
-    Trigger {
-        /// When.
-        at: Timestamp,
-    },
-    /// The other pipeline is there.
-    ChildMade {
-        /// Its number.
-        child: PipelineId,
-    },
-    /// What a trigger job waited for has ended, or could not be made.
-    Settled {
-        /// How it ends.
-        how: How,
-        /// When.
-        at: Timestamp,
-    },
-    /// A node gets it.
-    Offered {
-        /// Which.
-        node: String,
-        /// When the lease ends unless renewed.
-        until: Timestamp,
-        /// When.
-        at: Timestamp,
-    },
-    /// The node does not take it.
-    Declined {
-        /// Of which lease.
-        fence: Fence,
-    },
-    /// The script started.
-    Started {
-        /// Of which lease.
-        fence: Fence,
-        /// When.
-        at: Timestamp,
-    },
-    /// The node still has it.
-    Renewed {
-        /// Of which lease.
-        fence: Fence,
-        /// When the lease ends now.
-        until: Timestamp,
-    },
-    /// The lease's time has come, or its node has come back without the job.
-    Expired {
-        /// When.
-        at: Timestamp,
-        /// The node has said that it does not have the job: the lease need not be waited for.
-        lost: bool,
-    },
-    /// The node says how it ended.
-    Finished {
-        /// Of which lease.
-        fence: Fence,
-        /// How.
-        outcome: Outcome,
-        /// When.
-        at: Timestamp,
-    },
-    /// Somebody ends it.
-    Cancel {
-        /// When.
-        at: Timestamp,
-        /// At once, without after_script.
-        force: bool,
-    },
-}
-
-/// Why an event changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The report belongs to an older lease.
-    #[error("the lease {got} of this job is gone, {held} holds now: stop the job and report nothing more of it")]
-    StaleFence {
-        /// What holds.
-        held: Fence,
-        /// What was reported.
-        got: Fence,
-    },
-    /// The lease has not ended.
-    #[error("the lease holds until {until}")]
-    LeaseHolds {
-        /// Until when.
-        until: Timestamp,
-    },
-    /// Not in that state.
-    #[error("the job is {}", .0.as_str())]
-    WrongState(Status),
 }
 
 impl Lease {
@@ -602,105 +483,6 @@ impl State {
             }
             State::Bridge { .. } => self.settled(&How::Canceled, at),
             State::Over(_) => self.wrong(),
-        }
-    }
-
-    /// GitLab's word for it.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        match self {
-            State::Created => Status::Created,
-            State::Manual { .. } => Status::Manual,
-            State::Scheduled { .. } => Status::Scheduled,
-            State::WaitingForResource { .. } => Status::WaitingForResource,
-            State::Pending { .. } => Status::Pending,
-            State::Leased(_) | State::Started { .. } | State::Bridge { .. } => Status::Running,
-            State::Canceling { .. } => Status::Canceling,
-            State::Over(end) => match end.how {
-                How::Success => Status::Success,
-                How::Failed { .. } => Status::Failed,
-                How::Canceled => Status::Canceled,
-                How::Skipped => Status::Skipped,
-            },
-        }
-    }
-
-    /// The lease, while a node has it.
-    #[must_use]
-    pub fn lease(&self) -> Option<&Lease> {
-        match self {
-            State::Leased(lease) | State::Started { lease, .. } | State::Canceling { lease, .. } => Some(lease),
-            State::Created
-            | State::Manual { .. }
-            | State::Scheduled { .. }
-            | State::WaitingForResource { .. }
-            | State::Pending { .. }
-            | State::Bridge { .. }
-            | State::Over(_) => None,
-        }
-    }
-
-    /// The fence of its last lease.
-    #[must_use]
-    pub fn fence(&self) -> Fence {
-        match self {
-            State::Leased(lease) | State::Started { lease, .. } | State::Canceling { lease, .. } => lease.fence,
-            State::Pending { fence, .. } => *fence,
-            State::Over(end) => end.fence,
-            State::Created
-            | State::Manual { .. }
-            | State::Scheduled { .. }
-            | State::WaitingForResource { .. }
-            | State::Bridge { .. } => Fence::NONE,
-        }
-    }
-
-    /// How it ended, if it has.
-    #[must_use]
-    pub fn end(&self) -> Option<&End> {
-        match self {
-            State::Over(end) => Some(end),
-            State::Created
-            | State::Manual { .. }
-            | State::Scheduled { .. }
-            | State::WaitingForResource { .. }
-            | State::Pending { .. }
-            | State::Leased(_)
-            | State::Started { .. }
-            | State::Canceling { .. }
-            | State::Bridge { .. } => None,
-        }
-    }
-
-    /// When something must be done about it although nothing happens: its delay or its lease ends.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Timestamp> {
-        match self {
-            State::Scheduled { until } => Some(*until),
-            State::Leased(lease) | State::Started { lease, .. } | State::Canceling { lease, .. } => Some(lease.until),
-            State::Created
-            | State::Manual { .. }
-            | State::WaitingForResource { .. }
-            | State::Pending { .. }
-            | State::Bridge { .. }
-            | State::Over(_) => None,
-        }
-    }
-
-    /// Whether it holds its resource group: from ready to over.
-    #[must_use]
-    pub fn holds_resource(&self) -> bool {
-        match self {
-            State::Pending { .. }
-            | State::Leased(_)
-            | State::Started { .. }
-            | State::Canceling { .. }
-            | State::Bridge { .. } => true,
-            State::Created
-            | State::Manual { .. }
-            | State::Scheduled { .. }
-            | State::WaitingForResource { .. }
-            | State::Over(_) => false,
         }
     }
 }

@@ -10,6 +10,7 @@ use slipway_spec::ids::ProjectId;
 use slipway_spec::job::Tier;
 use slipway_spec::pressure::Pressure;
 use slipway_spec::view::GenerationView;
+use std::sync::Arc;
 
 /// What can be set.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,7 +80,7 @@ pub struct Node {
     /// Its last sample.
     pub pressure: Pressure,
     /// Generations it holds.
-    pub generations: Vec<GenerationView>,
+    pub generations: Arc<[GenerationView]>,
 }
 
 /// Where a job goes.
@@ -290,7 +291,7 @@ mod tests {
             overloaded: false,
             tagged_only: false,
             pressure: Pressure::default(),
-            generations: vec![],
+            generations: Arc::default(),
         }
     }
 
@@ -303,7 +304,7 @@ mod tests {
             build_seconds: seconds,
             bytes: 1,
         };
-        Node { generations: vec![generation], ..node(name) }
+        Node { generations: Arc::from([generation]), ..node(name) }
     }
 
     fn pressed(name: &str, io: f64) -> Node {
@@ -365,7 +366,8 @@ mod tests {
     #[test]
     fn protected_job_is_not_drawn_by_an_unprotected_generation() {
         let mut tempting = warm("a", 500.0);
-        tempting.generations[0].tier = Tier::Unprotected;
+        let unprotected = GenerationView { tier: Tier::Unprotected, ..tempting.generations[0].clone() };
+        tempting.generations = Arc::from([unprotected]);
         assert_eq!(saved(&ask(), &tempting), 0.0);
         assert_eq!(saved(&Ask { tier: Tier::Unprotected, ..ask() }, &tempting), 500.0);
     }

@@ -108,7 +108,7 @@ impl World {
         if !report.generations_json.is_empty() {
             if let Ok(mut generations) = serde_json::from_slice::<Vec<GenerationView>>(&report.generations_json) {
                 generations.truncate(MAX_GENERATIONS);
-                node.generations = generations;
+                node.generations = generations.into();
             }
         }
         node.refuses_builds = (!report.refuses_builds.is_empty()).then(|| short(&report.refuses_builds));
@@ -225,14 +225,23 @@ impl World {
         }));
     }
 
+    /// The connected nodes as placement sees them.
+    fn seen_nodes(&self) -> Vec<placement::Node> {
+        self.nodes.iter().filter(|(_, n)| n.session.is_some()).map(|(name, node)| seen(name, node)).collect()
+    }
+
+    /// Where a job that waits would go now, or why it goes nowhere.
+    pub(super) fn placement(&self, job: JobId) -> Option<String> {
+        let ask = self.ask(job)?;
+        Some(match place(&ask, &self.seen_nodes(), self.now, &self.config.placement) {
+            Placement::On { why, .. } | Placement::Wait { why, .. } => why,
+        })
+    }
+
     /// Finds nodes for the jobs that wait.
     pub(super) fn schedule(&mut self) {
-        let mut names: Vec<String> = Vec::new();
-        let mut nodes: Vec<placement::Node> = Vec::new();
-        for (name, node) in self.nodes.iter().filter(|(_, n)| n.session.is_some()) {
-            names.push(name.clone());
-            nodes.push(seen(name, node));
-        }
+        let mut nodes = self.seen_nodes();
+        let names: Vec<String> = nodes.iter().map(|n| n.name.clone()).collect();
         let settings = self.config.placement;
         let mut hopeless: HashSet<(u64, Vec<String>, Option<String>, bool)> = HashSet::new();
         let mut chosen: Vec<(JobId, usize, String)> = Vec::new();
@@ -326,7 +335,7 @@ impl World {
                 jobs: node.held.iter().copied().collect(),
                 wall: node.wall.clone(),
                 refuses_builds: node.refuses_builds.clone(),
-                generations: node.generations.clone(),
+                generations: node.generations.to_vec(),
                 cache_bytes: node.cache_bytes,
                 pressure: node.pressure.clone(),
                 seen_at: node.seen_at,

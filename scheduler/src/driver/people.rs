@@ -387,8 +387,10 @@ impl World {
                 format!("{name} waits since {since} for the resource group {group:?}, which {holder} has.")
             }
             State::Pending { since, .. } => {
-                let why = if job.note.is_empty() { "no node has been looked for yet" } else { &job.note };
-                format!("{name} waits for a node since {since}: {why}.")
+                let why = self.placement(id).unwrap_or_default();
+                let before =
+                    if job.note.contains("did not take it") { format!(" ({})", job.note) } else { String::new() };
+                format!("{name} waits for a node since {since}: {why}.{before}")
             }
             State::Leased(lease) => format!("{name} is being prepared on {}: {}.", lease.node, job.note),
             State::Started { lease, at } => format!("{name} runs on {} since {at}.", lease.node),

@@ -106,7 +106,7 @@ pub(super) struct Node {
     pub(super) refuses_builds: Option<String>,
     pub(super) overloaded: bool,
     pub(super) pressure: Pressure,
-    pub(super) generations: Vec<GenerationView>,
+    pub(super) generations: Arc<[GenerationView]>,
     pub(super) cache_bytes: u64,
     pub(super) seen_at: Timestamp,
 }
@@ -127,7 +127,7 @@ impl Node {
             refuses_builds: None,
             overloaded: false,
             pressure: Pressure::default(),
-            generations: Vec::new(),
+            generations: Arc::default(),
             cache_bytes: 0,
             seen_at: now,
         }

@@ -212,8 +212,11 @@ impl Node {
     }
 
     pub(crate) async fn connect_as(site: &Site, hello: v1::NodeHello) -> Node {
+        Node::connect_over(site.runner(), hello).await
+    }
+
+    pub(crate) async fn connect_over(mut runner: RunnerClient<Channel>, hello: v1::NodeHello) -> Node {
         let (to, messages) = mpsc::channel(64);
-        let mut runner = site.runner();
         to.send(v1::FromRunner { message: Some(v1::from_runner::Message::Hello(hello)) }).await.unwrap();
         let from = soon("a session", runner.session(ReceiverStream::new(messages))).await.unwrap().into_inner();
         let mut node = Node { runner, to, from };
