@@ -5,10 +5,12 @@
 
 use super::error::{EngineError, Tried};
 use nix::unistd::{Gid, Uid, chown};
+use procfs::FromRead;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// What one engine may take of the node. `None` leaves it to the kernel.
+/// What one engine may take of the node. Where nothing is said there is still a limit, at which the node lives on: see
+/// [`Limits::or_safe`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory in bytes, page cache included.
@@ -17,6 +19,28 @@ pub struct Limits {
     pub cpus: Option<f64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+}
+
+/// Processes and threads of an engine for which nothing is said: far from any build, far from the kernel's 4 million,
+/// which a fork bomb needs seconds to reach.
+const SAFE_PIDS: u64 = 16_384;
+
+impl Limits {
+    /// These, and for what is not said: three quarters of the node's memory (the page cache in it is given back when
+    /// others need it), and 16384 processes.
+    #[must_use]
+    pub(super) fn or_safe(self, memory_total_bytes: Option<u64>) -> Limits {
+        Limits {
+            memory_bytes: self.memory_bytes.or(memory_total_bytes.map(|bytes| bytes / 4 * 3)),
+            cpus: self.cpus,
+            pids: self.pids.or(Some(SAFE_PIDS)),
+        }
+    }
+}
+
+/// The node's memory in bytes: `MemTotal` of `/proc/meminfo`.
+pub(super) fn memory_total_bytes() -> Option<u64> {
+    procfs::Meminfo::from_file("/proc/meminfo").ok().map(|info| info.mem_total)
 }
 
 /// The folders of one engine.
@@ -209,6 +233,14 @@ fn remove_tree(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_that_are_not_said_leave_the_node_alive() {
+        let said = Limits { memory_bytes: Some(5), cpus: Some(1.0), pids: Some(6) };
+        assert_eq!(said.or_safe(Some(100)), said);
+        let safe = Limits { memory_bytes: Some(75), cpus: None, pids: Some(SAFE_PIDS) };
+        assert_eq!(Limits::default().or_safe(Some(100)), safe);
+    }
 
     #[test]
     fn hybrid_host_uses_version_1_only() {

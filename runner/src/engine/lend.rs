@@ -10,7 +10,7 @@ use super::record::{FORMAT, Process, Record};
 use super::shape::{Registries, Shape};
 use super::tls::{self, Keys};
 use super::wall::{self, Choice, Found};
-use super::{container, door, files, health, launch, stop};
+use super::{cgroup, container, door, files, health, launch, stop};
 use crate::layers::{self, EngineKind, GenerationRef, ImageStore, Lineage, Store, Wall};
 use bollard::Docker;
 use slipway_spec::ids::{Fence, JobId, PipelineId, ProjectId};
@@ -139,7 +139,8 @@ impl Lender {
     ///
     /// # Errors
     /// The folder cannot be used, or the wall that the configuration insists on does not stand here.
-    pub async fn new(config: EngineConfig, store: Arc<Store>, docker: Docker) -> Result<Lender, EngineError> {
+    pub async fn new(mut config: EngineConfig, store: Arc<Store>, docker: Docker) -> Result<Lender, EngineError> {
+        config.limits = config.limits.or_safe(cgroup::memory_total_bytes());
         let (choice, folder) = (config.wall, config.folder.clone());
         let found = blocking(move || {
             // What an engine leaves on disk includes set-user-id files of "root".
