@@ -109,10 +109,12 @@ impl GitlabUpstreams {
         std::fs::create_dir_all(&root).map_err(|source| StartError::Spool { path: root.clone(), source })?;
         let system_id = system_id::load(state)?;
         let turns = Turns::new(configs.iter().map(UpstreamConfig::selector));
-        let mut runners = BTreeMap::new();
+        let (mut runners, mut starting) = (BTreeMap::new(), Vec::new());
         for config in configs {
-            let runner = Runner::open(config, &root, pace, &system_id, turns.clone(), intake.clone())?;
-            runners.insert(runner.name().to_string(), Arc::new(runner));
+            let (runner, left) = Runner::open(config, &root, pace, &system_id, turns.clone(), intake.clone())?;
+            let runner = Arc::new(runner);
+            runners.insert(runner.name().to_string(), runner.clone());
+            starting.push((runner, left));
         }
         let all = Arc::new(GitlabUpstreams {
             runners,
@@ -120,14 +122,14 @@ impl GitlabUpstreams {
             telling: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        for runner in all.runners.values() {
+        for (runner, left) in starting {
             let work = runner::Work {
-                runner: runner.clone(),
+                runner,
                 asking: all.asking.clone(),
                 telling: all.telling.clone(),
                 tasks: all.tasks.clone(),
             };
-            all.tasks.spawn(work.run());
+            all.tasks.spawn(work.run(left));
         }
         Ok(all)
     }
@@ -156,7 +158,7 @@ impl GitlabUpstreams {
 
     fn folder(&self, job: &RemoteJob) -> Result<Arc<JobFolder>, UpstreamError> {
         let folder = self.runners.get(&job.upstream).and_then(|runner| runner.folder(job.id));
-        folder.ok_or_else(|| UpstreamError::Gone(job.clone()))
+        folder.filter(|folder| !folder.is_closed()).ok_or_else(|| UpstreamError::Gone(job.clone()))
     }
 }
 
@@ -170,7 +172,11 @@ impl Upstream for GitlabUpstreams {
         let job = job.clone();
         Box::pin(async move {
             let folder = self.folder(&job)?;
-            folder.append(offset, &bytes).map_err(|source| UpstreamError::Spool { job, source })
+            match folder.append(offset, &bytes) {
+                Ok(Some(held)) => Ok(held),
+                Ok(None) => Err(UpstreamError::Gone(job)),
+                Err(source) => Err(UpstreamError::Spool { job, source }),
+            }
         })
     }
 
@@ -183,9 +189,11 @@ impl Upstream for GitlabUpstreams {
                 return Err(UpstreamError::TraceShort { job, held });
             }
             let written = tokio::task::spawn_blocking(move || folder.finish(end)).await;
-            written
-                .unwrap_or_else(|e| Err(std::io::Error::other(e)))
-                .map_err(|source| UpstreamError::Spool { job, source })
+            match written.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
+                Ok(Some(())) => Ok(()),
+                Ok(None) => Err(UpstreamError::Gone(job)),
+                Err(source) => Err(UpstreamError::Spool { job, source }),
+            }
         })
     }
 

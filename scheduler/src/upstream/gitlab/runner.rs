@@ -43,7 +43,8 @@ impl std::fmt::Debug for Runner {
 }
 
 impl Runner {
-    /// Opens an upstream; nothing is sent yet.
+    /// Opens an upstream; nothing is sent yet. With it come the jobs left in its spool: they are known from now on, so
+    /// that what the scheduler says of them is taken.
     ///
     /// # Errors
     /// Token, address, certificates or spool cannot be used.
@@ -54,13 +55,14 @@ impl Runner {
         system_id: &str,
         turns: Turns,
         intake: Arc<dyn Intake>,
-    ) -> Result<Self, StartError> {
-        let spool = Spool::open(root, &config.name)
-            .map_err(|source| StartError::Spool { path: root.join(&config.name), source })?;
+    ) -> Result<(Self, Vec<Arc<JobFolder>>), StartError> {
+        let unusable = |source| StartError::Spool { path: root.join(&config.name), source };
+        let spool = Spool::open(root, &config.name).map_err(unusable)?;
+        let left: Vec<Arc<JobFolder>> = spool.left().map_err(unusable)?.into_iter().map(Arc::new).collect();
         let tokens = Tokens::load(&config, spool.root(), Timestamp::now())?;
         let client = Client::new(&config, pace)
             .map_err(|source| StartError::Client { upstream: config.name.clone(), source })?;
-        Ok(Runner {
+        let runner = Runner {
             config,
             client,
             system_id: system_id.to_string(),
@@ -70,7 +72,11 @@ impl Runner {
             intake,
             jobs: Mutex::default(),
             count: watch::Sender::new(0),
-        })
+        };
+        for folder in &left {
+            runner.put(folder);
+        }
+        Ok((runner, left))
     }
 
     /// Its name.
@@ -121,17 +127,9 @@ pub(super) struct Work {
 
 impl Work {
     /// Goes on with what was left, then asks until told to stop.
-    pub(super) async fn run(self) {
-        match self.runner.spool.left() {
-            Ok(left) => {
-                for folder in left {
-                    self.recover(Arc::new(folder)).await;
-                }
-            }
-            Err(error) => {
-                let upstream = self.runner.name();
-                tracing::error!(upstream, %error, "the spool cannot be read; jobs left in it are not gone on with");
-            }
+    pub(super) async fn run(self, left: Vec<Arc<JobFolder>>) {
+        for folder in left {
+            self.recover(folder).await;
         }
         self.tasks.spawn(self.clone().keep_registered());
         self.ask().await;
@@ -139,7 +137,6 @@ impl Work {
 
     async fn recover(&self, folder: Arc<JobFolder>) {
         let remote = folder.facts().remote.clone();
-        self.runner.put(&folder);
         let over = folder.held().borrow().end.is_some();
         if !over && folder.is_accepted() {
             if !self.runner.intake.remembers(remote.clone()).await {
@@ -185,9 +182,11 @@ impl Work {
     fn refuse(&self, folder: &JobFolder, reason: FailureReason, text: &str) {
         let written = (|| -> io::Result<()> {
             let held = folder.held().borrow().bytes;
-            let trace_bytes = folder.append(held, delivery::refusal(text).as_bytes())?;
-            let outcome = Outcome::Failed { reason, exit_code: None, message: text.to_string() };
-            folder.finish(End { outcome, trace_bytes })
+            if let Some(trace_bytes) = folder.append(held, delivery::refusal(text).as_bytes())? {
+                let outcome = Outcome::Failed { reason, exit_code: None, message: text.to_string() };
+                folder.finish(End { outcome, trace_bytes })?;
+            }
+            Ok(())
         })();
         if let Err(error) = written {
             tracing::error!(job = %folder.facts().remote, %error, "cannot note that the job is not run");

@@ -19,8 +19,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+
+/// Begins the names of folders that are being removed.
+const GONE: &str = ".gone-";
 
 /// What is known of a job from its payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,8 +61,15 @@ pub struct Held {
 pub struct JobFolder {
     dir: PathBuf,
     facts: Facts,
-    trace: Mutex<File>,
+    trace: Mutex<Trace>,
     held: watch::Sender<Held>,
+}
+
+#[derive(Debug)]
+struct Trace {
+    file: File,
+    /// The folder is removed: nothing is taken any more.
+    closed: bool,
 }
 
 /// The folder of all jobs of one upstream.
@@ -99,6 +109,10 @@ impl Spool {
                 continue;
             }
             let dir = entry.path();
+            if entry.file_name().to_string_lossy().starts_with(GONE) {
+                std::fs::remove_dir_all(&dir)?;
+                continue;
+            }
             match JobFolder::open(&dir) {
                 Ok(job) => jobs.push(job),
                 Err(error) => {
@@ -146,7 +160,7 @@ impl JobFolder {
         Ok(JobFolder {
             dir: dir.to_path_buf(),
             facts,
-            trace: Mutex::new(trace),
+            trace: Mutex::new(Trace { file: trace, closed: false }),
             held: watch::Sender::new(Held { bytes, end }),
         })
     }
@@ -163,28 +177,41 @@ impl JobFolder {
         self.held.subscribe()
     }
 
+    fn trace(&self) -> MutexGuard<'_, Trace> {
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Appends trace bytes that the runner has at `offset`; returns the length held. Bytes that are held are skipped,
-    /// bytes beyond a gap are not taken.
+    /// bytes beyond a gap are not taken. `None`: the job is put away.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn append(&self, offset: u64, bytes: &[u8]) -> io::Result<u64> {
-        let file = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn append(&self, offset: u64, bytes: &[u8]) -> io::Result<Option<u64>> {
+        let trace = self.trace();
+        if trace.closed {
+            return Ok(None);
+        }
         let held = self.held.borrow().bytes;
         let end = offset + bytes.len() as u64;
         if offset > held || end <= held {
-            return Ok(held);
+            return Ok(Some(held));
         }
         let fresh = &bytes[(held - offset) as usize..];
         // Beyond the limit nothing is delivered: the length goes on as a hole that takes no space.
         let room = self.facts.output_limit.saturating_add(LogText::LOOKAHEAD).saturating_sub(held);
         let kept = fresh.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-        file.write_all_at(&fresh[..kept], held)?;
+        trace.file.write_all_at(&fresh[..kept], held)?;
         if kept < fresh.len() {
-            file.set_len(end)?;
+            trace.file.set_len(end)?;
         }
         self.held.send_modify(|h| h.bytes = end);
-        Ok(end)
+        Ok(Some(end))
+    }
+
+    /// The job is put away: nothing of it is taken any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.trace().closed
     }
 
     /// Reads raw trace bytes at `offset`, at most `most`; fewer at the end.
@@ -194,24 +221,26 @@ impl JobFolder {
     pub fn read(&self, offset: u64, most: usize) -> io::Result<Vec<u8>> {
         let left = self.held.borrow().bytes.saturating_sub(offset);
         let mut bytes = vec![0; most.min(usize::try_from(left).unwrap_or(usize::MAX))];
-        let file = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
-        file.read_exact_at(&mut bytes, offset)?;
+        self.trace().file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
     }
 
-    /// Notes the end; the first one counts. On disk when it returns.
+    /// Notes the end; the first one counts. On disk when it returns. `None`: the job is put away.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn finish(&self, end: End) -> io::Result<()> {
-        let file = self.trace.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.held.borrow().end.is_some() {
-            return Ok(());
+    pub fn finish(&self, end: End) -> io::Result<Option<()>> {
+        let trace = self.trace();
+        if trace.closed {
+            return Ok(None);
         }
-        file.sync_data()?;
+        if self.held.borrow().end.is_some() {
+            return Ok(Some(()));
+        }
+        trace.file.sync_data()?;
         write_whole(&self.dir.join("end.json"), &serde_json::to_vec(&end)?)?;
         self.held.send_modify(|h| h.end = Some(end));
-        Ok(())
+        Ok(Some(()))
     }
 
     /// Notes that the scheduler has the job.
@@ -244,7 +273,13 @@ impl JobFolder {
 
     /// Removes the folder: the server has everything, or takes nothing more.
     pub fn remove(&self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.dir)
+        // Under the lock: who appends at this moment has either done so, or is told.
+        let mut trace = self.trace();
+        trace.closed = true;
+        // By rename first, so that a crash in the middle does not leave half a job.
+        let gone = self.dir.with_file_name(format!("{GONE}{}", self.facts.remote.id));
+        let removed = std::fs::rename(&self.dir, &gone).and_then(|()| std::fs::remove_dir_all(&gone));
+        if let Err(error) = removed
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::error!(job = %self.facts.remote, %error, "cannot remove the spool of a job that is over");
@@ -293,10 +328,10 @@ mod tests {
     fn append_skips_what_is_held_and_refuses_a_gap() {
         let dir = tempfile::tempdir().unwrap();
         let job = Spool::open(dir.path(), "g").unwrap().create(facts(1, 1000)).unwrap();
-        assert_eq!(job.append(0, b"hello").unwrap(), 5);
-        assert_eq!(job.append(3, b"lo wo").unwrap(), 8);
-        assert_eq!(job.append(0, b"hel").unwrap(), 8);
-        assert_eq!(job.append(9, b"x").unwrap(), 8, "a gap is not taken");
+        assert_eq!(job.append(0, b"hello").unwrap(), Some(5));
+        assert_eq!(job.append(3, b"lo wo").unwrap(), Some(8));
+        assert_eq!(job.append(0, b"hel").unwrap(), Some(8));
+        assert_eq!(job.append(9, b"x").unwrap(), Some(8), "a gap is not taken");
         assert_eq!(job.read(0, 100).unwrap(), b"hello wo");
     }
 
@@ -318,6 +353,8 @@ mod tests {
         let held = left[0].held().borrow().clone();
         assert_eq!(held, Held { bytes: 3, end: Some(End { outcome: Outcome::Success, trace_bytes: 3 }) });
         left[0].remove();
+        assert_eq!(left[0].append(3, b"d").unwrap(), None);
+        assert_eq!(left[0].finish(End { outcome: Outcome::Success, trace_bytes: 3 }).unwrap(), None);
         assert!(spool.left().unwrap().is_empty());
     }
 
@@ -328,7 +365,7 @@ mod tests {
         let job = Spool::open(dir.path(), "g").unwrap().create(facts(1, 4096)).unwrap();
         let mut offset = 0;
         for _ in 0..64 {
-            offset = job.append(offset, &[b'y'; 65536]).unwrap();
+            offset = job.append(offset, &[b'y'; 65536]).unwrap().unwrap();
         }
         assert_eq!(offset, 64 * 65536);
         let on_disk = std::fs::metadata(dir.path().join("g/1/trace")).unwrap();

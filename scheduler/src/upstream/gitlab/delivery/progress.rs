@@ -319,8 +319,10 @@ mod tests {
     fn table_of_states_and_answers() {
         let t = Instant::now();
         let mut table = String::new();
-        let running = |p: &mut Progress| drop(p.kept_alive(t, &reply(200)));
-        let canceling = |p: &mut Progress| drop(p.kept_alive(t, &status(200, "canceling")));
+        let running = |p: &mut Progress| assert_eq!(p.kept_alive(t, &reply(200)), None);
+        let canceling = |p: &mut Progress| {
+            p.kept_alive(t, &status(200, "canceling"));
+        };
         let ending = |p: &mut Progress| p.ended(t);
         let starts: [(&str, &dyn Fn(&mut Progress)); 3] =
             [("running", &running), ("canceling", &canceling), ("ending", &ending)];
