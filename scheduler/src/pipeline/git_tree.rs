@@ -110,10 +110,10 @@ impl GitTree {
 /// A commit by its id, branch or tag. Git's own little language (`main~3`, `:/text`, `@{1 day ago}`) is not spoken: the
 /// name comes from a configuration file.
 fn find(repository: &Repository, name: &str) -> Result<Oid, git2::Error> {
-    if let Ok(oid) = Oid::from_str(name) {
-        if let Ok(object) = repository.find_object(oid, None) {
-            return Ok(object.peel_to_commit()?.id());
-        }
+    if let Ok(oid) = Oid::from_str(name)
+        && let Ok(object) = repository.find_object(oid, None)
+    {
+        return Ok(object.peel_to_commit()?.id());
     }
     let mut last = git2::Error::from_str("no branch, tag or commit of that name");
     for prefix in ["refs/heads/", "refs/tags/", "refs/remotes/origin/", ""] {

@@ -82,7 +82,7 @@ impl Work<'_> {
             return found.clone();
         }
         let mut at = self.root.get(&path[0]);
-        let mut missing = (at.is_none()).then(|| (0, self.root));
+        let mut missing = (at.is_none()).then_some((0, self.root));
         for (depth, key) in path.iter().enumerate().skip(1) {
             let Some(map) = at.and_then(Node::as_map) else { break };
             let next = map.get(key);

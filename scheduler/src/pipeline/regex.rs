@@ -496,15 +496,16 @@ impl Translator<'_> {
                 return Ok(());
             }
             first = false;
-            if c == '[' && self.peek(1) == Some(':') {
-                if let Some(name) = self.posix_class() {
-                    if !POSIX.contains(&name.trim_start_matches('^')) {
-                        return self.error("invalid character class range", self.at, self.at + name.len() + 4);
-                    }
-                    let _ = write!(self.out, "[:{name}:]");
-                    self.at += name.chars().count() + 4;
-                    continue;
+            if c == '['
+                && self.peek(1) == Some(':')
+                && let Some(name) = self.posix_class()
+            {
+                if !POSIX.contains(&name.trim_start_matches('^')) {
+                    return self.error("invalid character class range", self.at, self.at + name.len() + 4);
                 }
+                let _ = write!(self.out, "[:{name}:]");
+                self.at += name.chars().count() + 4;
+                continue;
             }
             if c == '\\' {
                 let letter = self.peek(1).unwrap_or('\\');

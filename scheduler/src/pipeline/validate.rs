@@ -156,7 +156,7 @@ impl Checker<'_> {
         // A keyword inside of one that is warned about already says nothing new.
         let parents: Vec<&str> = self.idle.keys().map(|(_, name)| *name).collect();
         for ((parent, name), (span, path, count)) in &self.idle {
-            let top = parent.split(':').next().unwrap_or("");
+            let top = parent.rsplit(':').next().unwrap_or("");
             if parents.contains(&top) {
                 continue;
             }

@@ -67,10 +67,11 @@ impl Checker<'_> {
                 if value.as_str().is_none() && (self.strict() || !value.is_null()) {
                     self.wrong(value, path, format!("{attribute} should be a string"));
                 }
-            } else if value.as_str().is_none() && (self.strict() || !value.is_null()) {
-                if let Some(bad) = bad_item(value) {
-                    self.wrong(bad, path, format!("{attribute} should be an array of strings or a string"));
-                }
+            } else if value.as_str().is_none()
+                && (self.strict() || !value.is_null())
+                && let Some(bad) = bad_item(value)
+            {
+                self.wrong(bad, path, format!("{attribute} should be an array of strings or a string"));
             }
         }
     }

@@ -246,6 +246,9 @@ impl Checker<'_> {
         }
         for key in ["only", "except"] {
             if let Some(node) = self.given(map, key).filter(|n| !has_reference(n)) {
+                if let Some(entry) = node.as_map().and_then(|m| m.entry("kubernetes")) {
+                    self.note("only", "kubernetes", entry.key_span, path);
+                }
                 self.parsed(|out| {
                     rules::parse_filter(node, &format!("{path}:{key}"), out);
                 });

@@ -126,10 +126,10 @@ impl Checker<'_> {
                 self.fail(node.span, path, format!("{key} can only be specified for remote includes"));
             }
         }
-        if let Some(text) = self.given(map, "integrity").and_then(Node::as_str) {
-            if !text.starts_with("sha256-") {
-                self.fail(node.span, path, "integrity hash must start with 'sha256-'");
-            }
+        if let Some(text) = self.given(map, "integrity").and_then(Node::as_str)
+            && !text.starts_with("sha256-")
+        {
+            self.fail(node.span, path, "integrity hash must start with 'sha256-'");
         }
         if let Some(inputs) = self.given(map, "inputs").filter(|n| n.as_map().is_none()) {
             self.wrong(inputs, &format!("{path}:inputs"), "config should be a hash");
