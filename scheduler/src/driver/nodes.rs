@@ -150,7 +150,9 @@ impl World {
                 let how = if *force { "canceled" } else { "canceling" };
                 self.send_cancel(name, job, fence, how);
             }
-            holding.push(*lease);
+            // The runner starts a script when this says that the start is on disk.
+            let started = self.jobs.get(&job).is_some_and(|j| j.state.script_started());
+            holding.push(v1::Lease { started, ..*lease });
         }
         holding
     }

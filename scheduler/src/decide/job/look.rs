@@ -104,4 +104,21 @@ impl State {
             | State::Over(_) => false,
         }
     }
+
+    /// Whether its script has started.
+    #[must_use]
+    pub fn script_started(&self) -> bool {
+        match self {
+            State::Started { .. } => true,
+            State::Canceling { started, .. } => started.is_some(),
+            State::Over(end) => end.started_at.is_some(),
+            State::Created
+            | State::Manual { .. }
+            | State::Scheduled { .. }
+            | State::WaitingForResource { .. }
+            | State::Pending { .. }
+            | State::Leased(_)
+            | State::Bridge { .. } => false,
+        }
+    }
 }
