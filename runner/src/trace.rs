@@ -9,9 +9,9 @@ pub(crate) mod spool;
 pub(crate) mod stamp;
 
 use mask::Masker;
-use spool::Spool;
+use spool::{Reader, Spool};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
@@ -25,6 +25,7 @@ const RESET: &str = "\x1b[0;m";
 pub(crate) struct Trace {
     inner: Mutex<Inner>,
     length: watch::Sender<u64>,
+    path: PathBuf,
 }
 
 struct Inner {
@@ -55,16 +56,46 @@ impl Trace {
     /// When the file cannot be opened.
     pub(crate) fn open(path: &Path, settings: &Settings<'_>) -> io::Result<Trace> {
         let spool = Spool::open(path)?;
+        let stamp = match settings.timestamps {
+            true => Some(stamp::Stamper::after(&Reader::open(path)?.read_end(stamp::LONGEST_LINE)?)),
+            false => None,
+        };
         let length = watch::Sender::new(spool.length());
         let inner = Inner {
             spool,
             own: Masker::new(settings.secrets, settings.prefixes),
-            stamp: settings.timestamps.then(stamp::Stamper::default),
+            stamp,
             sections: settings.sections,
             open: Vec::new(),
             fault: None,
         };
-        Ok(Trace { inner: Mutex::new(inner), length })
+        Ok(Trace { inner: Mutex::new(inner), length, path: path.to_owned() })
+    }
+
+    /// Bytes of output that were stored since the trace had `offset` bytes: without what was put before its lines.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub(crate) fn output_since(&self, offset: u64) -> io::Result<u64> {
+        let stored = self.length().saturating_sub(offset);
+        if self.lock().stamp.is_none() {
+            return Ok(stored);
+        }
+        let mut reader = Reader::open(&self.path)?;
+        let (mut at, mut rest, mut bytes) = (offset, Vec::new(), 0);
+        loop {
+            let piece = reader.read(at, 1 << 20)?;
+            at += piece.len() as u64;
+            let last = piece.is_empty();
+            rest.extend(piece);
+            // Whole lines only, until the last piece.
+            let end = if last { rest.len() } else { rest.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1) };
+            bytes += stamp::plain_length(&rest[..end]);
+            rest.drain(..end);
+            if last {
+                return Ok(bytes);
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -207,7 +207,16 @@ async fn job_out_of_memory_is_told_with_its_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn adoption_a_killed_runner_goes_on_without_a_gap_in_the_trace() {
-    let mut house = House::open(|_| {}).await;
+    adoption(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adoption_of_a_trace_with_timestamps_has_no_gap_either() {
+    adoption(true).await;
+}
+
+async fn adoption(timestamps: bool) {
+    let mut house = House::open(|config| config.trace_timestamps = timestamps).await;
     let mut spec = job(1, &["for i in $(seq 1 300); do echo line $i $SECRET; sleep 0.02; done"]);
     spec.variables.push(Variable::secret("SECRET", "hunter2xy"));
     spec.steps.push(step("after_script", &["echo after:$CI_JOB_STATUS"]));
@@ -223,10 +232,11 @@ async fn adoption_a_killed_runner_goes_on_without_a_gap_in_the_trace() {
     let seen = house.wait_for(1, |s| s.finish.is_some()).await;
     let text = seen.text();
     assert_eq!(seen.outcome(), Some(Outcome::Success), "{text}");
-    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("line ")).collect();
+    let plain = |l: &str| if timestamps { l.get(32..).unwrap_or_default().to_owned() } else { l.to_owned() };
+    let lines: Vec<String> = text.lines().map(plain).filter(|l| l.starts_with("line ")).collect();
     let expected: Vec<String> = (1..=300).map(|i| format!("line {i} [MASKED]")).collect();
     assert_eq!(lines, expected);
-    assert!(text.contains("\nafter:success\n"), "{text}");
+    assert!(text.contains("after:success\n"), "{text}");
     assert_eq!((seen.started, seen.finishes), (1, 1));
     house.gone(1).await;
 }
@@ -532,4 +542,42 @@ async fn job_user_that_is_not_root_can_write_its_sources() {
     let text = seen.text();
     assert_eq!(seen.outcome(), Some(Outcome::Success), "{text}");
     assert!(text.contains("\n1234\n") && text.contains("\nnew\n") && text.contains("\nx=1\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adoption_takes_the_engine_over_and_a_job_without_one_left_is_told() {
+    let mut house = House::open(|_| {}).await;
+    let mut spec =
+        job(1, &["echo begun", "while [ ! -e go ]; do sleep 0.1; done", "docker version --format {{.Server.Os}}"]);
+    spec.image.as_mut().unwrap().name = "docker:stable".into();
+    spec.services = vec![service("docker:dind")];
+    house.offer(&spec, 7).await;
+    house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
+    house.kill().await;
+    house.start().await;
+    std::fs::write(house.job_folder(1).join("builds/group/project/go"), "").unwrap();
+    let seen = house.wait_for(1, |s| s.finish.is_some()).await;
+    assert_eq!(seen.outcome(), Some(Outcome::Success), "{}", seen.text());
+    assert!(seen.text().contains("\nlinux\n"), "{}", seen.text());
+    house.gone(1).await;
+    let lent = house.config.cache_root.join("lent");
+    house.empty(&lent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn job_failure_shows_what_its_services_said_and_hooks_run_before_the_script() {
+    let house = House::open(|config| config.services_wait_seconds = -1).await;
+    let mut spec = job(1, &["exit 4"]);
+    let mut one = service("alpine:latest");
+    one.command = Some(["sh", "-c", "echo why it failed; sleep 60"].map(String::from).to_vec());
+    spec.services = vec![one];
+    spec.hooks = vec![slipway_spec::job::Hook {
+        name: "pre_get_sources_script".into(),
+        script: vec!["echo from the hook".into()],
+    }];
+    let seen = house.run(&spec).await;
+    let text = seen.text();
+    assert_eq!(failed(seen.outcome()).1, Some(4), "{text}");
+    assert!(text.contains("Service alpine said:\nwhy it failed\n"), "{text}");
+    assert!(text.find("\nfrom the hook\n") < text.find("$ exit 4"), "{text}");
 }

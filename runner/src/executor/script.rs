@@ -44,6 +44,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) env_file: &'a str,
     /// `CI_DEBUG_TRACE`.
     pub(crate) xtrace: bool,
+    /// Lines of hooks, run before the others in a shell of their own.
+    pub(crate) hooks: Vec<&'a str>,
     /// Set over the container's environment.
     pub(crate) exports: Vec<(&'a str, &'a str)>,
 }
@@ -67,12 +69,18 @@ pub(crate) fn file(lines: &[String], frame: &Frame<'_>) -> String {
     if frame.xtrace {
         text.push_str("set -o xtrace\n");
     }
-    for line in lines {
-        let _ = writeln!(text, "printf '%s\\n' {}", quote(&echo(line)));
-        text.push_str(line);
-        text.push('\n');
+    if !frame.hooks.is_empty() {
+        text.push_str("(\n");
+        frame.hooks.iter().for_each(|line| add(&mut text, line));
+        text.push_str(")\n");
     }
+    lines.iter().for_each(|line| add(&mut text, line));
     text
+}
+
+/// A line after its echo.
+fn add(text: &mut String, line: &str) {
+    let _ = writeln!(text, "printf '%s\\n' {}\n{line}", quote(&echo(line)));
 }
 
 /// `$ line` in bold green; only the first of several, as GitLab does it.
@@ -134,6 +142,18 @@ mod tests {
     fn script_pipefail_is_on_where_the_shell_has_it() {
         let out = run("bash", &["false | true"], &Frame { project_dir: "/", ..Frame::default() });
         assert_eq!(out.status.code(), Some(1));
+    }
+
+    #[test]
+    fn script_hooks_run_first_and_leave_nothing_but_their_failure() {
+        let frame = Frame { project_dir: "/", hooks: vec!["X=1; cd /tmp", "echo hook:$X"], ..Frame::default() };
+        for shell in ["sh", "bash"] {
+            let out = run(shell, &["echo script:[$X]:$PWD"], &frame);
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            assert!(text.contains("\nhook:1\n") && text.ends_with("script:[]:/\n"), "{shell} {text}");
+            let frame = Frame { project_dir: "/", hooks: vec!["exit 7"], ..Frame::default() };
+            assert_eq!(run(shell, &["echo never"], &frame).status.code(), Some(7), "{shell}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::engine::Engines;
 use super::record::{FORMAT, Folder, Record, StepMark};
-use super::state::{Event, Failure, Plan, State};
+use super::state::{Event, Failure, Plan, State, Verdict};
 use super::variables::{self, Environment};
 use super::{Node, Note, Order, What};
 use crate::engine::Lent;
@@ -147,9 +147,10 @@ impl Driver {
             Ok(environment) => (environment, None),
             Err(e) => (Environment::default(), Some(Failure::script(e.to_string()))),
         };
-        let secrets = variables::secrets(&spec, Some(&environment));
+        let secrets = variables::secrets(&spec, &environment);
+        let hidden = [secrets.clone(), variables::passwords(&spec)].concat();
         let settings = Settings {
-            secrets: &secrets,
+            secrets: &hidden,
             prefixes: &spec.token_mask_prefixes,
             sections: spec.trace_sections,
             timestamps: node.config.trace_timestamps || environment.flag("FF_TIMESTAMPS"),
@@ -303,6 +304,11 @@ impl Driver {
                 let gently = matches!(next, State::AfterScript { .. });
                 super::steps::stop(self, gently).await;
                 self.trace.section_end(now());
+                let failed =
+                    matches!(next, State::Collecting { verdict: Verdict::Failed(_) } | State::Finishing { .. });
+                if failed {
+                    super::steps::tell_services(self).await;
+                }
             }
             State::Preparing | State::Collecting { .. } => self.trace.sections_end(now()),
             State::Finishing { .. } | State::Over | State::Abandoned => {}
@@ -345,7 +351,7 @@ impl Driver {
     /// Takes up what the record says of the step that runs.
     fn resume(&mut self) {
         let Some(mark) = self.record.step else { return };
-        let written = self.trace.length().saturating_sub(mark.trace);
+        let written = self.trace.output_since(mark.trace).unwrap_or_default();
         let section = match &self.record.state {
             State::Script { .. } => Some("step_script"),
             State::AfterScript { .. } => Some("after_script"),

@@ -6,6 +6,7 @@ use super::state::{Event, Failure, Verdict};
 use crate::executor::container::{self, Control};
 use crate::executor::output::Came;
 use crate::executor::script::{self, Frame};
+use crate::executor::services;
 use crate::receipt::Meter;
 use slipway_spec::outcome::FailureReason;
 use std::time::Duration;
@@ -121,6 +122,12 @@ async fn begin(
     let frame = Frame {
         project_dir: &driver.environment.project_dir,
         env_file: &env_file,
+        // git runs on the node, where no line of a job does: hooks around it run in the job's container.
+        hooks: if number == 1 {
+            driver.spec.hooks.iter().flat_map(|h| &h.script).map(String::as_str).collect()
+        } else {
+            Vec::new()
+        },
         xtrace: driver.environment.flag("CI_DEBUG_TRACE"),
         exports: status.map(|s| ("CI_JOB_STATUS", s)).into_iter().collect(),
     };
@@ -154,6 +161,15 @@ async fn closed(driver: &mut Driver) -> Event {
     }
     let failure = Failure::script(format!("the job's container ended before its script did, with exit code {code}"));
     Event::Broke(Failure { exit_code: Some(code).filter(|c| *c != 0), ..failure })
+}
+
+/// What the services said, for a job that failed.
+pub(crate) async fn tell_services(driver: &Driver) {
+    for service in &driver.services {
+        let log = services::tail(&driver.node.docker, &service.container).await;
+        let name = service.aliases.first().unwrap_or(&service.image);
+        driver.trace.say(&format!("Service {name} said:\n{}", log.trim_end()));
+    }
 }
 
 /// Ends a step that still runs: gently, so that another can run after it, or at once. Its output until then is kept.

@@ -153,20 +153,21 @@ impl Environment {
     }
 }
 
-/// What is hidden in a job's trace: the values of its masked variables, before and after expansion.
-pub(crate) fn secrets(spec: &JobSpec, environment: Option<&Environment>) -> Vec<String> {
+/// What is hidden in the output of a job's containers: the values of its masked variables, before and after expansion.
+/// It is the same for a restarted runner, which reads the output again.
+pub(crate) fn secrets(spec: &JobSpec, environment: &Environment) -> Vec<String> {
     let mut all: Vec<String> = spec.variables.iter().filter(|v| v.masked).map(|v| v.value.clone()).collect();
-    if let Some(environment) = environment {
-        all.extend(environment.entries.iter().filter(|e| e.variable.masked).map(|e| e.variable.value.clone()));
-    }
-    if let Some(login) = &spec.source.login {
-        all.push(login.password.clone());
-    }
-    all.extend(spec.credentials.iter().map(|c| c.login.password.clone()));
+    all.extend(environment.entries.iter().filter(|e| e.variable.masked).map(|e| e.variable.value.clone()));
     all.retain(|s| !s.is_empty());
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// What is hidden in the runner's own lines besides: passwords that only the runner knows.
+pub(crate) fn passwords(spec: &JobSpec) -> Vec<String> {
+    let logins = spec.source.login.iter().chain(spec.credentials.iter().map(|c| &c.login));
+    logins.map(|l| l.password.clone()).filter(|p| !p.is_empty()).collect()
 }
 
 /// A project's path as folders: nothing that leads elsewhere.

@@ -50,6 +50,12 @@ impl Reader {
         Ok(Reader { file: File::open(path)? })
     }
 
+    /// The last bytes, at most `limit`.
+    pub(crate) fn read_end(&mut self, limit: usize) -> io::Result<Vec<u8>> {
+        let length = self.file.metadata()?.len();
+        self.read(length.saturating_sub(limit as u64), limit)
+    }
+
     /// At most `limit` bytes from `offset`; empty at the end.
     pub(crate) fn read(&mut self, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
         self.file.seek(SeekFrom::Start(offset))?;

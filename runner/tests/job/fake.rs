@@ -384,6 +384,16 @@ impl House {
         }
     }
 
+    /// Waits until a folder has nothing in it.
+    pub(crate) async fn empty(&self, folder: &Path) {
+        let wait = async {
+            while std::fs::read_dir(folder).unwrap().next().is_some() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the folder is not empty");
+    }
+
     pub(crate) async fn left(&self, job: u64) -> Vec<String> {
         use bollard::query_parameters as q;
         let filters = std::collections::HashMap::from([(
