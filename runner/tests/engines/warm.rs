@@ -1,11 +1,12 @@
 //! Warm starts on real engines: what one job built, the next one finds; what it did to its engine, nobody does.
 
 use crate::yard::{Yard, docker};
-use slipway_runner::engine::{Choice, Ending, Lent};
+use slipway_runner::engine::{Choice, Ending, Lent, Limits};
 use slipway_runner::layers::{GenerationRef, Promotion};
 use slipway_spec::job::Tier;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// A build of four steps over `alpine`, of which the last two change with `content`.
 fn build(content: &str, tag: &str) -> String {
@@ -313,6 +314,64 @@ async fn cache_export_and_import_still_work() {
     assert!(output.contains("importing cache manifest"), "{output}");
     assert_eq!(cached(output.split("importing cache manifest").last().expect("the end")), 4, "{output}");
     lent.give_back(Ending::Discard).await;
+}
+
+/// A small ext4 filesystem on a loop device; gone when dropped.
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    fn new(megabytes: u64) -> SmallDisk {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let (image, at) = (folder.path().join("image"), folder.path().join("disk"));
+        fs::File::create(&image).and_then(|f| f.set_len(megabytes << 20)).expect("an image");
+        fs::create_dir(&at).expect("a folder");
+        for command in [
+            vec!["mkfs.ext4", "-q", "-F", image.to_str().expect("ascii")],
+            vec!["mount", "-o", "loop", image.to_str().expect("ascii"), at.to_str().expect("ascii")],
+        ] {
+            let output = Command::new(command[0]).args(&command[1..]).output().expect("run as root");
+            assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        SmallDisk { folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
+        eprintln!("unmounted: {unmounted:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_fails_the_build_with_a_message_and_the_next_job_works() {
+    let disk = SmallDisk::new(300);
+    let yard = Yard::within(&disk.path(), Choice::Userns, Limits::default()).await;
+    let lent = yard.lend(1).await;
+    yard.sh(&lent, &build("one", "app:1"));
+    keep(lent, 5.0).await;
+
+    let lent = yard.lend(2).await;
+    let fill = "mkdir /tmp/src && cd /tmp/src && printf 'FROM alpine:latest\\nRUN --network=none dd if=/dev/zero of=/big bs=1M count=400\\n' \
+                >Dockerfile && docker build --progress=plain . 2>&1";
+    let said = yard.try_sh(&lent, fill);
+    assert!(!said.ok && said.text.to_lowercase().contains("no space left on device"), "{}", said.text);
+    let returned = lent.give_back(Ending::Keep { build_seconds: 900.0 }).await;
+    eprintln!("{returned}");
+    assert!(returned.promotion.is_some(), "an outcome, whatever it is: {returned}");
+
+    let lent = yard.lend(3).await;
+    assert!(lent.generation.is_some());
+    let warm = yard.sh(&lent, &build("one", "app:3"));
+    assert_eq!(cached(&warm), 4, "{warm}");
+    lent.give_back(Ending::Discard).await;
+    sound(&yard);
 }
 
 #[test]

@@ -32,7 +32,12 @@ impl Yard {
 
     /// With limits for every engine.
     pub(crate) async fn with(choice: Choice, limits: Limits) -> Yard {
-        let folder = tempfile::Builder::new().prefix("yard-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Yard::within(Path::new(env!("CARGO_TARGET_TMPDIR")), choice, limits).await
+    }
+
+    /// With its folder in `parent`.
+    pub(crate) async fn within(parent: &Path, choice: Choice, limits: Limits) -> Yard {
+        let folder = tempfile::Builder::new().prefix("yard-").tempdir_in(parent).unwrap();
         let store = Arc::new(Store::open(&folder.path().join("store"), Budget::default()).unwrap());
         let lender = lender(folder.path(), store.clone(), choice, limits).await;
         Yard { lender, store, network: Network::new(), folder }
