@@ -48,7 +48,7 @@ pub struct Ask {
     pub engine: bool,
     /// How long its last runs took; 0 when there were none.
     pub expected_seconds: f64,
-    /// Since when it waits.
+    /// Since when it could have started on a node that is not warm for it; now, if it never could.
     pub since: Timestamp,
 }
 
@@ -77,6 +77,8 @@ pub struct Node {
     pub overloaded: bool,
     /// It is only allowed jobs that ask for one of its tags.
     pub tagged_only: bool,
+    /// Its load as it is remembered: [`strain`], sample by sample.
+    pub strain: f64,
     /// Its last sample.
     pub pressure: Pressure,
     /// Generations it holds.
@@ -130,6 +132,21 @@ pub fn load(pressure: &Pressure) -> f64 {
 pub fn overloaded(before: bool, pressure: &Pressure, settings: &Settings) -> bool {
     let load = load(pressure);
     if before { load > settings.overload_leave } else { load >= settings.overload_enter }
+}
+
+/// A node's load as it is remembered after a sample that came `seconds` after the one before: it rises within seconds
+/// and is forgotten by half a minute after minute (0.99 a second). A disk that chokes under every build looks idle
+/// between builds; without a memory the next one would go there again. What it is worth: `docs/placement.md`.
+#[must_use]
+pub fn strain(before: f64, pressure: &Pressure, seconds: f64) -> f64 {
+    let load = load(pressure);
+    let seconds = if seconds.is_finite() { seconds.clamp(0.0, 3600.0) } else { 1.0 };
+    if load > before {
+        // One bad second is not a bad disk.
+        before + (load - before) * (1.0 - 0.7f64.powf(seconds))
+    } else {
+        (before * 0.99f64.powf(seconds)).max(load)
+    }
 }
 
 /// Why a node can never run the job, or `None`.
@@ -189,7 +206,7 @@ fn saved(ask: &Ask, node: &Node) -> f64 {
 /// Seconds that the node's load would cost.
 fn lost(ask: &Ask, node: &Node) -> f64 {
     let expected = if ask.expected_seconds > 0.0 { ask.expected_seconds.min(86_400.0) } else { 60.0 };
-    let load = load(&node.pressure).min(0.95);
+    let load = load(&node.pressure).max(node.strain).min(0.95);
     let crowd = f64::from(node.held) / f64::from(node.capacity.max(1));
     let disk = if ask.engine { load / (1.0 - load) } else { load * 0.2 };
     expected * (disk + crowd * 0.25)
@@ -289,6 +306,7 @@ mod tests {
             free: 4,
             refuses_builds: None,
             overloaded: false,
+            strain: 0.0,
             tagged_only: false,
             pressure: Pressure::default(),
             generations: Arc::default(),
@@ -370,6 +388,22 @@ mod tests {
         tempting.generations = Arc::from([unprotected]);
         assert_eq!(saved(&ask(), &tempting), 0.0);
         assert_eq!(saved(&Ask { tier: Tier::Unprotected, ..ask() }, &tempting), 500.0);
+    }
+
+    #[test]
+    fn node_that_choked_is_remembered_for_a_while() {
+        let (choked, calm) = (pressed("a", 0.9).pressure, Pressure::default());
+        let second = strain(0.0, &choked, 1.0);
+        assert!((0.1..0.4).contains(&second), "one bad second: {second}");
+        let minute = (0..60).fold(0.0, |before, _| strain(before, &choked, 1.0));
+        assert!(minute > 0.89, "{minute}");
+        let later = (0..60).fold(minute, |before, _| strain(before, &calm, 1.0));
+        assert!((0.4..0.6).contains(&later), "{later}");
+        assert!((strain(minute, &calm, 60.0) - later).abs() < 1e-6, "however often it reports");
+        // Idle by now, but the next build goes elsewhere.
+        let mut once = node("a");
+        once.strain = later;
+        assert_eq!(chosen(&[once, node("b")], &ask(), 100).unwrap(), "b");
     }
 
     #[test]

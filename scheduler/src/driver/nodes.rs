@@ -99,10 +99,12 @@ impl World {
         let settings = self.config.placement;
         let now = self.now;
         let Some(node) = self.nodes.get_mut(name) else { return };
+        let elapsed = now.duration_since(node.seen_at).as_secs_f64();
         node.seen_at = now;
         node.resting = false;
         if let Ok(pressure) = serde_json::from_slice::<Pressure>(&report.pressure_json) {
             node.overloaded = placement::overloaded(node.overloaded, &pressure, &settings);
+            node.strain = placement::strain(node.strain, &pressure, elapsed);
             node.pressure = pressure;
         }
         if !report.generations_json.is_empty() {
@@ -249,6 +251,7 @@ impl World {
         let mut chosen: Vec<(JobId, usize, String)> = Vec::new();
         let mut notes: Vec<(JobId, String)> = Vec::new();
         let mut wakes: Vec<Timestamp> = Vec::new();
+        let mut passed_over: Vec<JobId> = Vec::new();
         for job in self.queue.in_order() {
             if nodes.iter().all(|n| n.free == 0) && !hopeless.is_empty() {
                 break;
@@ -266,7 +269,10 @@ impl World {
                 }
                 Placement::Wait { until, why } => {
                     match until {
-                        Some(until) => wakes.push(until),
+                        Some(until) => {
+                            wakes.push(until);
+                            passed_over.push(job);
+                        }
                         None => drop(hopeless.insert(kind)),
                     }
                     notes.push((job, why));
@@ -274,6 +280,11 @@ impl World {
             }
         }
         self.wakes.extend(wakes);
+        for job in passed_over {
+            self.passed_over.entry(job).or_insert(self.now);
+        }
+        let jobs = &self.jobs;
+        self.passed_over.retain(|id, _| jobs.get(id).is_some_and(|job| matches!(job.state, State::Pending { .. })));
         for (job, why) in notes {
             if let Some(job) = self.jobs.get_mut(&job) {
                 // Not written by itself: it is told anew after every report.
@@ -359,6 +370,7 @@ fn seen(name: &str, node: &Node) -> placement::Node {
         free: node.free(),
         refuses_builds: node.refuses_builds.clone(),
         overloaded: node.overloaded,
+        strain: node.strain,
         tagged_only: false,
         pressure: node.pressure.clone(),
         generations: node.generations.clone(),

@@ -105,6 +105,7 @@ pub(super) struct Node {
     pub(super) resting: bool,
     pub(super) refuses_builds: Option<String>,
     pub(super) overloaded: bool,
+    pub(super) strain: f64,
     pub(super) pressure: Pressure,
     pub(super) generations: Arc<[GenerationView]>,
     pub(super) cache_bytes: u64,
@@ -126,6 +127,7 @@ impl Node {
             resting: false,
             refuses_builds: None,
             overloaded: false,
+            strain: 0.0,
             pressure: Pressure::default(),
             generations: Arc::default(),
             cache_bytes: 0,
@@ -170,6 +172,9 @@ pub(super) struct World {
     pub(super) nodes: BTreeMap<String, Node>,
     pub(super) groups: HashMap<(ProjectId, String), Group>,
     pub(super) durations: HashMap<(ProjectId, String), f64>,
+    /// Waiting jobs that could have started on a node that is not warm for them, and since when: what their patience
+    /// is counted from. Time in a full queue is none: they take nobody's slot then.
+    pub(super) passed_over: HashMap<JobId, Timestamp>,
     pub(super) remotes: HashMap<RemoteJob, JobId>,
     pub(super) rooms: Vec<(Selector, watch::Sender<u32>)>,
     pub(super) last_deployment: Option<DeploymentView>,
@@ -238,6 +243,7 @@ impl World {
             nodes: BTreeMap::new(),
             groups: HashMap::new(),
             durations: store.read_now(read::durations)?.into_iter().collect(),
+            passed_over: HashMap::new(),
             remotes: HashMap::new(),
             rooms: Vec::new(),
             last_deployment: store.read_now(read::last_deployment)?,
@@ -406,7 +412,9 @@ impl World {
     /// How a job counts for placement.
     pub(super) fn ask(&self, id: JobId) -> Option<placement::Ask> {
         let (active, planned, job) = self.context(id)?;
-        let State::Pending { since, .. } = &job.state else { return None };
+        if !matches!(job.state, State::Pending { .. }) {
+            return None;
+        }
         let record = &active.record;
         let (tags, architecture, services) = match &record.upstream {
             Some(taken) => (&taken.selector.tags, taken.selector.architecture.clone(), &taken.spec.services),
@@ -421,7 +429,7 @@ impl World {
             architecture,
             engine: services.iter().any(crate::compose::is_engine),
             expected_seconds: self.durations.get(&(record.project, planned.name.clone())).copied().unwrap_or(0.0),
-            since: *since,
+            since: self.passed_over.get(&id).copied().unwrap_or(self.now),
         })
     }
 
