@@ -11,7 +11,7 @@
 //! | `container` | the `container` wall |
 //! | `bundle`, `shape`, `files`, `tls` | what `runc` and the daemon are told (pure, but for writing it) |
 //! | `spaces`, `mounts`, `idmap`, `ids`, `cgroup`, `network` | what the wall is made of |
-//! | `image`, `record` | the service's image; what is on disk about an engine |
+//! | `image`, `unpack`, `record` | the service's image; what is on disk about an engine |
 
 mod bundle;
 mod cgroup;
@@ -34,6 +34,7 @@ mod spaces;
 mod stop;
 mod tidy;
 mod tls;
+mod unpack;
 pub mod wall;
 
 pub use cgroup::Limits;

@@ -7,7 +7,7 @@ mod warm;
 #[path = "engines/yard.rs"]
 mod yard;
 
-use slipway_runner::engine::{Choice, Ending, Lent};
+use slipway_runner::engine::{Choice, Ending, EngineConfig, Lender, Lent, Limits};
 use slipway_runner::layers::Promotion;
 use slipway_spec::ids::{Fence, JobId};
 use std::path::PathBuf;
@@ -177,88 +177,6 @@ async fn engine_outlives_its_runner_and_is_adopted_or_swept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn generation_that_does_not_start_is_condemned_and_costs_one_cold_start() {
-    let yard = Yard::new(Choice::Userns).await;
-    let first = yard.lend(1).await;
-    yard.sh(&first, &build("x", "FROM alpine:latest\\nRUN echo 1 > /a\\n"));
-    let Promotion::Promoted { generation, .. } = keep(first).await else { panic!("not promoted") };
-    // containerd's database, turned to noise where it lies.
-    let mut spoiled = 0;
-    let mut pending = vec![yard.folder().join("store/generations")];
-    while let Some(folder) = pending.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            if entry.file_type().unwrap().is_dir() {
-                pending.push(entry.path());
-            } else if entry.file_name() == "meta.db" {
-                std::fs::write(entry.path(), vec![0xA5u8; 65_536]).unwrap();
-                spoiled += 1;
-            }
-        }
-    }
-    assert_eq!(spoiled, 1);
-    let second = yard.lend(2).await;
-    assert_eq!(second.generation, None, "{generation} must not be used again");
-    yard.sh(&second, &build("x", "FROM alpine:latest\\nRUN echo 1 > /a\\n"));
-    assert!(matches!(keep(second).await, Promotion::Promoted { .. }));
-    let third = yard.lend(3).await;
-    assert!(third.generation.is_some(), "warm again");
-    keep(third).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn prune_and_rm_as_root_inside_leave_the_store_intact() {
-    let yard = Yard::new(Choice::Userns).await;
-    let recipe = build("x", "FROM alpine:latest\\nRUN echo 1 > /a\\n");
-    let first = yard.lend(1).await;
-    yard.sh(&first, &recipe);
-    keep(first).await;
-    let pruning = yard.lend(2).await;
-    yard.sh(&pruning, "docker system prune -af --volumes; docker builder prune -af");
-    keep(pruning).await;
-    let removing = yard.lend(3).await;
-    yard.try_sh(&removing, "docker run --rm --privileged --pid host -v /:/host alpine rm -rf /host/var/lib");
-    keep(removing).await;
-    let verified = yard.store.verify().unwrap();
-    assert!(verified.is_sound(), "{:?}", verified.faults);
-    let next = yard.lend(4).await;
-    assert!(yard.sh(&next, &recipe).contains("CACHED"));
-    keep(next).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn cache_mounts_live_on_and_concurrent_jobs_do_not_share_them() {
-    let yard = Yard::new(Choice::Userns).await;
-    let add = |n: u32| {
-        let line = format!("RUN --mount=type=cache,target=/cache echo {n} >> /cache/log && cat /cache/log > /seen");
-        format!("{} && docker run --rm x cat /seen", build("x", &format!("FROM alpine:latest\\n{line}\\n")))
-    };
-    let first = yard.lend(1).await;
-    yard.sh(&first, &add(1));
-    keep(first).await;
-    let (a, b) = tokio::join!(yard.lend(2), yard.lend(3));
-    let (seen_a, seen_b) = (yard.sh(&a, &add(2)), yard.sh(&b, &add(3)));
-    assert!(seen_a.ends_with("1\n2\n"), "{seen_a}");
-    assert!(seen_b.ends_with("1\n3\n"), "{seen_b}");
-    tokio::join!(keep(a), keep(b));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn buildx_cache_to_and_from_works() {
-    let yard = Yard::new(Choice::Userns).await;
-    let lent = yard.lend(1).await;
-    let said = yard.sh(
-        &lent,
-        "mkdir -p /w && cd /w && printf 'FROM alpine:latest\\nRUN echo 1 > /a\\n' > Dockerfile
-         docker buildx build --progress=plain --cache-to type=local,dest=/cache -t x . 2>&1
-         docker builder prune -af >/dev/null; docker system prune -af >/dev/null
-         echo === ; docker buildx build --progress=plain --cache-from type=local,src=/cache -t x . 2>&1",
-    );
-    let (_, again) = said.split_once("===").unwrap();
-    assert!(again.contains("CACHED"), "{said}");
-    keep(lent).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn container_wall_lends_warm_engines_too() {
     let yard = Yard::new(Choice::Container).await;
     let recipe = build("x", "FROM alpine:latest\\nRUN echo 1 > /a\\n");
@@ -276,6 +194,25 @@ async fn container_wall_lends_warm_engines_too() {
     let id = second.id.clone();
     keep(second).await;
     assert_eq!(traces_of(&id), NOTHING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_without_folders_of_layers_has_its_images_unpacked_once() {
+    let yard = Yard::new(Choice::Userns).await;
+    let config = EngineConfig { unpack_images: true, ..yard::config(yard.folder(), Choice::Userns, Limits::default()) };
+    let docker = bollard::Docker::connect_with_local_defaults().unwrap();
+    let lender = Lender::new(config, yard.store.clone(), docker).await.unwrap();
+    let first = lender.lend(yard.request(1)).await.unwrap();
+    yard.sh(&first, &build("x", "FROM alpine:latest\\nRUN echo 1 > /a\\n"));
+    assert!(matches!(keep(first).await, Promotion::Promoted { .. }));
+    let images = || std::fs::read_dir(yard.folder().join("lent/.images")).unwrap().count();
+    assert_eq!(images(), 1);
+    let second = lender.lend(yard.request(2)).await.unwrap();
+    assert!(second.generation.is_some());
+    assert_eq!(images(), 1);
+    keep(second).await;
+    assert_eq!(lender.sweep(&[]).await.unwrap(), Vec::<String>::new());
+    assert_eq!(images(), 1, "the host still has the image");
 }
 
 #[tokio::test(flavor = "multi_thread")]

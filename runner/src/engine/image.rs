@@ -1,6 +1,8 @@
 //! What an engine needs to know of its service's image.
 
 use super::error::EngineError;
+use super::lend::EngineConfig;
+use super::unpack;
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ImageInspect};
 use bollard::query_parameters::{
@@ -63,19 +65,21 @@ impl Versions {
 }
 
 impl ServiceImage {
-    /// Looks at `reference`, which was pulled before.
+    /// Looks at `reference`, which was pulled before. Where the host's Docker has no folders of its layers, or is not
+    /// to be asked for them, the image is unpacked into the lender's folder.
     pub(super) async fn inspect(
         docker: &Docker,
         reference: &str,
-        labels: &HashMap<String, String>,
+        config: &EngineConfig,
         versions: &Versions,
     ) -> Result<ServiceImage, EngineError> {
+        let labels = &config.labels;
         let found = docker.inspect_image(reference).await.map_err(|source| EngineError::Docker {
             doing: "look at the service's image",
             what: reference.to_owned(),
             source,
         })?;
-        let layers = layers(&found).map_err(|why| EngineError::Unfit { image: reference.to_owned(), why })?;
+        let layers = layers(&found).filter(|_| !config.unpack_images);
         let environment = found.config.and_then(|config| config.env).unwrap_or_default();
         let id = found.id.unwrap_or_default();
         let known = environment
@@ -91,25 +95,23 @@ impl ServiceImage {
                 major
             }
         };
+        let layers = match layers {
+            Some(layers) => layers,
+            None => vec![unpack::unpacked(docker, reference, &id, &config.folder, labels).await?],
+        };
         let arch = found.architecture.filter(|a| !a.is_empty()).unwrap_or_else(|| "amd64".into());
         Ok(ServiceImage { id, layers, environment, arch, major })
     }
 }
 
 /// Folders of the image's layers; only the host's overlay2 store has them.
-fn layers(image: &ImageInspect) -> Result<Vec<PathBuf>, String> {
-    let driver = image.graph_driver.as_ref().ok_or("the host's Docker does not say where its layers are")?;
-    if driver.name != "overlay2" {
-        return Err(format!(
-            "the host's Docker keeps images with {}, engines need overlay2 (daemon.json: \"storage-driver\")",
-            driver.name
-        ));
-    }
+fn layers(image: &ImageInspect) -> Option<Vec<PathBuf>> {
+    let driver = image.graph_driver.as_ref().filter(|driver| driver.name == "overlay2")?;
     let upper = driver.data.get("UpperDir").map(PathBuf::from);
     let lower = driver.data.get("LowerDir").map(String::as_str).unwrap_or_default();
     let layers: Vec<PathBuf> =
         upper.into_iter().chain(lower.split(':').filter(|s| !s.is_empty()).map(PathBuf::from)).collect();
-    if layers.is_empty() { Err("it has no layers".into()) } else { Ok(layers) }
+    (!layers.is_empty()).then_some(layers)
 }
 
 /// `26` of `26.1.5+dfsg1`.
@@ -175,9 +177,9 @@ mod tests {
     }
 
     #[test]
-    fn host_with_another_store_is_refused_by_name() {
-        let why = layers(&image("btrfs", &[])).unwrap_err();
-        assert!(why.contains("btrfs") && why.contains("overlay2"), "{why}");
+    fn host_with_another_store_has_no_folders_of_layers() {
+        assert_eq!(layers(&image("overlayfs", &[("UpperDir", "/c")])), None);
+        assert_eq!(layers(&image("overlay2", &[])), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::record::{FORMAT, Process, Record};
 use super::shape::{Registries, Shape};
 use super::tls::{self, Keys};
 use super::wall::{self, Choice, Found};
-use super::{cgroup, container, door, files, health, launch, stop};
+use super::{cgroup, container, door, files, health, launch, stop, unpack};
 use crate::layers::{self, EngineKind, GenerationRef, ImageStore, Lineage, Store, Wall};
 use bollard::Docker;
 use slipway_spec::ids::{Fence, JobId, PipelineId, ProjectId};
@@ -41,6 +41,8 @@ pub struct EngineConfig {
     pub ready_within: Duration,
     /// How long an engine may take to end.
     pub stop_within: Duration,
+    /// Never use the layers of the host's Docker in place, also where it has them in folders.
+    pub unpack_images: bool,
     /// Labels of the containers made for engines on the host's Docker.
     pub labels: HashMap<String, String>,
 }
@@ -58,6 +60,7 @@ impl EngineConfig {
             door: vec!["/proc/self/exe".into(), "engine-door".into()],
             ready_within: Duration::from_secs(60),
             stop_within: Duration::from_secs(20),
+            unpack_images: false,
             labels: HashMap::new(),
         }
     }
@@ -193,7 +196,7 @@ impl Lender {
     }
 
     async fn want(&self, request: EngineRequest) -> Result<Wanted, EngineError> {
-        let image = ServiceImage::inspect(&self.docker, &request.image, &self.config.labels, &self.versions).await?;
+        let image = ServiceImage::inspect(&self.docker, &request.image, &self.config, &self.versions).await?;
         let shape = Shape::new(
             request.command.as_deref(),
             &request.environment,
@@ -399,6 +402,9 @@ impl Lender {
                 self.clear(&name).await;
                 ended.push(name);
             }
+        }
+        if alive.is_empty() {
+            unpack::sweep(&self.docker, folder).await;
         }
         let (store, folder) = (self.store.clone(), folder.clone());
         let alive = alive.iter().cloned().collect();

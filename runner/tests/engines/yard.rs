@@ -120,14 +120,19 @@ impl Drop for Yard {
     }
 }
 
-async fn lender(folder: &Path, store: Arc<Store>, choice: Choice, limits: Limits) -> Lender {
-    let config = EngineConfig {
+/// How the tests' engines are configured.
+pub(crate) fn config(folder: &Path, choice: Choice, limits: Limits) -> EngineConfig {
+    EngineConfig {
         wall: choice,
         limits,
         registries: Registries { mirrors: vec!["http://127.0.0.1:5000".into()], insecure: Vec::new() },
         door: vec![env!("CARGO_BIN_EXE_slipway-door").into()],
         ..EngineConfig::new(folder.join("lent"))
-    };
+    }
+}
+
+async fn lender(folder: &Path, store: Arc<Store>, choice: Choice, limits: Limits) -> Lender {
+    let config = config(folder, choice, limits);
     let docker = Docker::connect_with_local_defaults().unwrap();
     Lender::new(config, store, docker).await.unwrap_or_else(|e| panic!("{e}"))
 }
