@@ -54,8 +54,7 @@ fn way(address: &str, identity: Option<&Path>) -> Result<(Endpoint, Connector)> 
         return Ok((Endpoint::from_static("http://scheduler"), Connector::Unix(path.into())));
     }
     let bad = || format!("{address:?} is no address of a scheduler: expected unix:PATH or http(s)://HOST:PORT");
-    let endpoint = Endpoint::from_shared(address.to_owned()).with_context(bad)?.tcp_keepalive(Some(KEEPALIVE));
-    let uri = endpoint.uri();
+    let uri: Uri = address.parse().with_context(bad)?;
     let tls = uri.scheme_str() == Some("https");
     let host = uri.host().with_context(bad)?.trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -71,7 +70,8 @@ fn way(address: &str, identity: Option<&Path>) -> Result<(Endpoint, Connector)> 
         }
     };
     // The connector does TLS itself; to tonic every way is a plain one.
-    Ok((endpoint.origin(Uri::from_static("http://scheduler")), connector))
+    let endpoint = Endpoint::from_static("http://scheduler").http2_keep_alive_interval(KEEPALIVE);
+    Ok((endpoint.keep_alive_while_idle(true), connector))
 }
 
 /// Idle connections are probed so often, so that a vanished peer is noticed.

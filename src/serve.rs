@@ -41,6 +41,9 @@ impl Serve {
         let mut parts = Parts::start(Asked { role, config, scheduler, identity }).await?;
         let notify = Notify::new();
         notify.ready();
+        if let Some(status) = parts.status().await {
+            notify.alive(&status);
+        }
         tracing::info!("ready");
         let mut stopping = false;
         loop {

@@ -119,7 +119,7 @@ fn service_is_installed_started_reloaded_restarted_killed_and_stopped() {
     machine.shell(&format!("mkdir -p /etc/slipway && cp {} /etc/slipway/slipway.toml", config.display())).expect(0);
     machine.shell("cp /units/*.service /etc/systemd/system/ && systemctl daemon-reload").expect(0);
     // The host's engine stands in for docker.service, which the unit requires.
-    machine.shell("printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\nType=exec\\n' > /etc/systemd/system/docker.service && rm -f /etc/systemd/system/docker.socket && systemctl daemon-reload").expect(0);
+    machine.shell("rm -f /etc/systemd/system/docker.service; printf '[Service]\\nExecStart=\\nExecStart=/bin/sleep infinity\\nType=exec\\n' > /etc/systemd/system/docker.service && rm -f /etc/systemd/system/docker.socket && systemctl daemon-reload").expect(0);
     for unit in ["slipway", "slipway-scheduler", "slipway-runner"] {
         let verified = machine.run(&["systemd-analyze", "verify", &format!("/etc/systemd/system/{unit}.service")]);
         assert!(verified.code() == 0 && !verified.err().contains(unit), "{}", verified.all());
