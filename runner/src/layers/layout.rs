@@ -83,6 +83,7 @@ pub(crate) struct NewLayer {
 pub(crate) struct Survey {
     pub private: Vec<Private>,
     pub private_bytes: u64,
+    pub private_inodes: u64,
     /// Layers that were links already.
     pub kept: Vec<LayerEntry>,
     pub new: Vec<NewLayer>,
@@ -128,6 +129,7 @@ pub(crate) fn survey(
     survey_snapshots(data, snapshots, links, (&private_limits, &mut private), (&limits, &mut fresh), &mut survey)?;
     survey_blobs(data, links, (&limits, &mut fresh), &mut survey)?;
     survey.private_bytes = private.bytes;
+    survey.private_inodes = private.inodes;
     Ok(survey)
 }
 
@@ -145,10 +147,11 @@ fn survey_buildkit(data: &Tree, limits: &Limits, private: &mut Tally, survey: &m
         let path = Path::new(&name);
         let Some(stat) = buildkit.stat(&name)? else { continue };
         keep(path, &stat)?;
-        if file_type(&stat) == FileType::Directory && path != Path::new(EXECUTOR) {
-            if let Some(folder) = buildkit.dir(path)? {
-                untrusted_tree::walk(&folder, limits, &mut |entry| keep(&path.join(entry.path), entry.stat))?;
-            }
+        if file_type(&stat) != FileType::Directory || path == Path::new(EXECUTOR) {
+            continue;
+        }
+        if let Some(folder) = buildkit.dir(path)? {
+            untrusted_tree::walk(&folder, limits, &mut |entry| keep(&path.join(entry.path), entry.stat))?;
         }
     }
     Ok(())

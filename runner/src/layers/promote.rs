@@ -115,11 +115,17 @@ impl fmt::Display for Kept {
     }
 }
 
+/// New files up to which each is synced by itself. Beyond it one `syncfs` is cheaper, though it also writes what running
+/// builds have written.
+const SYNC_EACH_MAX: u64 = 500;
+
 /// A staged generation.
 struct Staged {
     folder: PathBuf,
     manifest: Manifest,
     new: Vec<(NewLayer, LayerName)>,
+    /// Files that are not on the disk itself yet, more or less.
+    inodes: u64,
     /// Held while the folder is ours; a sweep leaves a locked one alone.
     _owner: File,
 }
@@ -228,6 +234,7 @@ impl Store {
             owner
         };
         let tier = clone.lineage.tier;
+        let inodes = survey.private_inodes + survey.new.iter().map(|layer| layer.inodes).sum::<u64>();
         let mut layers = survey.kept;
         let mut new = Vec::new();
         for layer in survey.new {
@@ -264,7 +271,7 @@ impl Store {
             source.move_out(name, &Tree::open(&to)?, name)?;
         }
         self.at(Step::Staged)?;
-        Ok(Staged { folder, manifest, new, _owner: owner })
+        Ok(Staged { folder, manifest, new, inodes, _owner: owner })
     }
 
     fn move_and_place(
@@ -285,9 +292,7 @@ impl Store {
             std::os::unix::fs::symlink(link_target(name, None), &link).map_err(io_failed("link", &link))?;
         }
         self.at(Step::LayersMoved)?;
-        // One call for everything, files of layers included: cheaper than an fsync for each of ten thousand files.
-        let root = File::open(&self.root).map_err(io_failed("open", &self.root))?;
-        rustix::fs::syncfs(&root).map_err(|e| io_failed("sync", &self.root)(e.into()))?;
+        self.make_durable(&store, &self.links_folder(project, tier), staged)?;
         self.at(Step::Synced)?;
 
         let lock = self.lock()?;
@@ -298,6 +303,33 @@ impl Store {
         };
         let reference = self.place(clone, staged, &lock)?;
         Ok(Ok((reference, instead_of)))
+    }
+
+    /// Everything that the generation names is on the disk itself when this returns.
+    fn make_durable(&self, layers: &Tree, links: &Path, staged: &Staged) -> Result<(), LayersError> {
+        if staged.inodes > SYNC_EACH_MAX {
+            let root = File::open(&self.root).map_err(io_failed("open", &self.root))?;
+            return rustix::fs::syncfs(&root).map_err(|e| io_failed("sync", &self.root)(e.into()));
+        }
+        for (layer, name) in &staged.new {
+            match layer.kind {
+                LayerKind::Blob => {
+                    let path = layers.path().join(name.as_str());
+                    File::open(&path).and_then(|f| f.sync_all()).map_err(io_failed("sync", &path))?;
+                }
+                LayerKind::Snapshot => {
+                    let tree = layers.dir(Path::new(name.as_str()))?.ok_or_else(|| gone(Path::new(name.as_str())))?;
+                    untrusted_tree::make_durable(&tree, &layout::ANY)?;
+                }
+            }
+        }
+        untrusted_tree::make_durable(&Tree::open(&staged.folder)?, &layout::ANY)?;
+        // The folders of a new project or tier are entries of theirs.
+        let ours = |path: &&Path| path.starts_with(&self.root);
+        for folder in layers.path().ancestors().take_while(ours).chain([links]) {
+            sync_folder(folder).map_err(io_failed("sync", folder))?;
+        }
+        Ok(())
     }
 
     fn place(&self, clone: &Clone, staged: &Staged, lock: &StoreLock) -> Result<GenerationRef, LayersError> {
@@ -317,7 +349,9 @@ impl Store {
         // What a crash may have left there was never published.
         self.to_trash(&folder)?;
         fs::rename(&staged.folder, &folder).map_err(io_failed("place", &folder))?;
-        sync_folder(&lineage).map_err(io_failed("sync", &lineage))?;
+        for folder in [lineage.as_path(), &self.root.join("generations")] {
+            sync_folder(folder).map_err(io_failed("sync", folder))?;
+        }
         self.at(Step::Placed)?;
         pointer.current = Some(reference.number);
         pointer.next = reference.number + 1;

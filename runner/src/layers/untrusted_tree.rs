@@ -6,10 +6,12 @@
 
 mod copy;
 mod digest;
+mod durable;
 mod remove;
 
 pub use copy::copy;
 pub use digest::{digest_file, digest_tree};
+pub use durable::make_durable;
 pub use remove::remove;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
