@@ -17,6 +17,7 @@ mod serve;
 mod status;
 mod submit;
 mod table;
+mod top;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Command {
     Submit(submit::Submit),
     /// Show pipelines, one pipeline, one job or the nodes.
     Status(status::StatusArgs),
+    /// Watch the nodes: jobs, disks, memory, cache.
+    Top(top::Top),
     /// Print a job's trace.
     Logs(logs::Logs),
     /// End a job or a pipeline.
@@ -146,6 +149,7 @@ async fn dispatch(command: Command) -> anyhow::Result<End> {
         Command::Doctor(args) => args.execute().await,
         Command::Submit(args) => args.execute().await,
         Command::Status(args) => args.execute().await,
+        Command::Top(args) => args.execute().await,
         Command::Logs(args) => args.execute().await,
         Command::Cancel(args) => args.execute().await,
         Command::Retry(args) => args.execute().await,
