@@ -4,8 +4,12 @@
 #[allow(dead_code)]
 #[path = "../tests/job/fake.rs"]
 mod fake;
+#[allow(dead_code)]
+#[path = "../tests/job/make.rs"]
+mod make;
 
-use fake::{House, job};
+use fake::House;
+use make::job;
 use std::time::{Duration, Instant};
 
 /// Jobs of each kind.

@@ -26,6 +26,8 @@ use bollard::query_parameters::{
 };
 use slipway_spec::outcome::FailureReason;
 use std::collections::HashMap;
+use std::time::Duration;
+use tokio_util::task::TaskTracker;
 
 /// Label that carries the job's number, on everything that is made for it.
 pub(crate) const LABEL_JOB: &str = "slipway.job";
@@ -33,6 +35,11 @@ pub(crate) const LABEL_JOB: &str = "slipway.job";
 pub(crate) const LABEL_NODE: &str = "slipway.node";
 /// Label that says what a container is: `job`, `service`.
 pub(crate) const LABEL_ROLE: &str = "slipway.role";
+
+/// How often Docker is asked to remove a container.
+const REMOVALS: u32 = 100;
+/// Between two times.
+const REMOVAL_WAIT: Duration = Duration::from_millis(200);
 
 /// What went wrong with a job's containers.
 #[derive(Debug, thiserror::Error)]
@@ -80,13 +87,32 @@ impl Error {
 }
 
 /// Names and labels of what belongs to one job on one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Labels {
-    pub(crate) node: String,
-    pub(crate) job: u64,
+    node: String,
+    job: u64,
+    /// Calls that make something. A call that Docker has begun is done whether anybody waits for it or not: removal
+    /// waits for all of them, or what they make would be left behind.
+    calls: TaskTracker,
 }
 
 impl Labels {
+    /// Of a job on a node.
+    pub(crate) fn new(node: String, job: u64) -> Labels {
+        Labels { node, job, calls: TaskTracker::new() }
+    }
+
+    /// Makes something of the job; to its end, even when this is dropped.
+    pub(crate) async fn make<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, bollard::errors::Error>> + Send + 'static,
+    ) -> Result<T, bollard::errors::Error> {
+        match self.calls.spawn(call).await {
+            Ok(made) => made,
+            Err(e) => Err(std::io::Error::other(e).into()),
+        }
+    }
+
     /// `slipway-<node>-<job>-<what>`.
     pub(crate) fn name(&self, what: &str) -> String {
         format!("slipway-{}-{}-{what}", self.node, self.job)
@@ -104,6 +130,8 @@ impl Labels {
     /// Removes everything that carries these labels. What cannot be removed is said in the log and left to the next
     /// start's sweep.
     pub(crate) async fn remove(&self, docker: &Docker) {
+        self.calls.close();
+        self.calls.wait().await;
         let filters = self.filters();
         let all = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let containers = docker.list_containers(Some(all)).await.unwrap_or_default();
@@ -127,14 +155,19 @@ impl Labels {
     }
 }
 
-/// Removes one container with its anonymous volumes, killing it first.
+/// Removes one container with its anonymous volumes, killing it first. Docker refuses in the moments in which a container
+/// starts, stops or is being removed already: it is asked again until the container is gone.
 pub(crate) async fn remove_container(docker: &Docker, id: &str) {
-    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-    match docker.remove_container(id, Some(options)).await {
-        Ok(()) => {}
-        Err(e) if status(&e) == Some(404) || status(&e) == Some(409) => {}
-        Err(e) => tracing::warn!(container = id, error = %e, "cannot remove a container"),
+    for _ in 0..REMOVALS {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match docker.remove_container(id, Some(options)).await {
+            Ok(()) => return,
+            Err(e) if status(&e) == Some(404) => return,
+            Err(e) => tracing::debug!(container = id, error = %e, "cannot remove a container yet"),
+        }
+        tokio::time::sleep(REMOVAL_WAIT).await;
     }
+    tracing::warn!(container = id, "cannot remove a container; the next start tries again");
 }
 
 /// The status code of Docker's answer, if it answered.

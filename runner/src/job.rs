@@ -82,6 +82,8 @@ pub(crate) enum What {
     Starting(oneshot::Sender<()>),
     /// The scheduler refused its fence.
     Refused,
+    /// It was not begun and will not be: another node may have it.
+    GivenBack,
     /// It is over for everybody; what is left is to remove everything.
     Finished,
 }

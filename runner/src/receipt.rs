@@ -3,6 +3,7 @@
 use crate::executor::container;
 use bollard::Docker;
 use slipway_spec::receipt::{Pushed, Receipt};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,11 @@ use std::time::Duration;
 const CGROUP: &str = "/sys/fs/cgroup";
 /// Images of one trace that are listed at most.
 const PUSHED_MAX: usize = 100;
+
+/// Slow steps that are listed.
+const SLOW_STEPS: usize = 3;
+/// Characters of a step's text that are kept.
+const STEP_TEXT_MAX: usize = 100;
 
 /// The cgroups of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +38,8 @@ pub(crate) struct Usage {
     pub(crate) memory_peak: Option<u64>,
     pub(crate) read_bytes: Option<u64>,
     pub(crate) written_bytes: Option<u64>,
+    /// Pressure stall information is of cgroup v2 alone.
+    pub(crate) io_stalled_seconds: Option<f64>,
 }
 
 impl Meter {
@@ -76,7 +84,13 @@ impl Meter {
                 let memory_peak = file(memory, "memory.max_usage_in_bytes").and_then(|t| t.trim().parse().ok());
                 let io = file(blkio, "blkio.throttle.io_service_bytes");
                 let sum = |word: &str| io.as_deref().map(|t| sum_v1(t, word));
-                Usage { cpu_seconds, memory_peak, read_bytes: sum("Read"), written_bytes: sum("Write") }
+                Usage {
+                    cpu_seconds,
+                    memory_peak,
+                    read_bytes: sum("Read"),
+                    written_bytes: sum("Write"),
+                    io_stalled_seconds: None,
+                }
             }
             Kind::V2(dir) => {
                 let file = |name: &str| fs::read_to_string(dir.join(name)).ok();
@@ -85,7 +99,13 @@ impl Meter {
                 let memory_peak = file("memory.peak").and_then(|t| t.trim().parse().ok());
                 let io = file("io.stat");
                 let sum = |key: &str| io.as_deref().map(|t| sum_v2(t, key));
-                Usage { cpu_seconds, memory_peak, read_bytes: sum("rbytes="), written_bytes: sum("wbytes=") }
+                #[allow(clippy::cast_precision_loss)]
+                let io_stalled_seconds = file("io.pressure").and_then(|t| {
+                    let some = t.lines().find(|l| l.starts_with("some "))?;
+                    Some(some.split_once("total=")?.1.trim().parse::<u64>().ok()? as f64 / 1e6)
+                });
+                let (read_bytes, written_bytes) = (sum("rbytes="), sum("wbytes="));
+                Usage { cpu_seconds, memory_peak, read_bytes, written_bytes, io_stalled_seconds }
             }
         }
     }
@@ -146,6 +166,7 @@ pub(crate) fn add(receipt: &mut Receipt, usage: Usage) {
     sum(&mut receipt.memory_peak_bytes, usage.memory_peak);
     sum(&mut receipt.read_bytes, usage.read_bytes);
     sum(&mut receipt.written_bytes, usage.written_bytes);
+    sum(&mut receipt.io_stalled_seconds, usage.io_stalled_seconds);
 }
 
 /// What a trace says of images that were pushed (docker's and buildx's words) and of steps that came from the cache.
@@ -153,6 +174,9 @@ pub(crate) fn read_trace(trace: &[u8], receipt: &mut Receipt) {
     let text = String::from_utf8_lossy(trace);
     let mut repository = String::new();
     let (mut cached, mut steps) = (0_u32, 0_u32);
+    // BuildKit's steps by number: their text, then how long they took.
+    let mut texts: HashMap<&str, String> = HashMap::new();
+    let mut slow: Vec<(String, f64)> = Vec::new();
     for line in text.lines() {
         let line = line.rsplit('\r').next().unwrap_or(line).trim();
         if let Some(rest) = line.split_once("The push refers to repository [").map(|p| p.1) {
@@ -163,12 +187,17 @@ pub(crate) fn read_trace(trace: &[u8], receipt: &mut Receipt) {
                 let reference = if repository.is_empty() { tag.to_owned() } else { format!("{repository}:{tag}") };
                 receipt.pushed.push(Pushed { reference, digest: format!("sha256:{digest}") });
             }
-        } else if let Some((_, rest)) = line.strip_prefix('#').and_then(|l| l.split_once(' ')) {
+        } else if let Some((number, rest)) = line.strip_prefix('#').and_then(|l| l.split_once(' ')) {
             // BuildKit's plain progress: `#7 [2/4] RUN …`, then `#7 CACHED` or `#7 DONE 0.3s`.
             if rest == "CACHED" {
                 cached += 1;
             } else if rest.starts_with('[') && rest.split_once('/').is_some_and(|(_, after)| after.contains("] ")) {
                 steps += 1;
+                texts.insert(number, rest.chars().take(STEP_TEXT_MAX).collect());
+            } else if let Some(took) = rest.strip_prefix("DONE ").and_then(|t| t.strip_suffix('s')?.parse().ok())
+                && let Some(text) = texts.remove(number)
+            {
+                slow.push((text, took));
             }
         } else if line.starts_with("Step ") && line.split_once(" : ").is_some_and(|(head, _)| head.contains('/')) {
             steps += 1;
@@ -176,6 +205,10 @@ pub(crate) fn read_trace(trace: &[u8], receipt: &mut Receipt) {
             cached += 1;
         }
     }
+    slow.sort_by(|a, b| b.1.total_cmp(&a.1));
+    slow.retain(|(_, took)| *took > 0.0);
+    slow.truncate(SLOW_STEPS);
+    receipt.slow_steps = slow;
     if steps > 0 {
         receipt.steps_cached = Some((cached.min(steps), steps));
     }
@@ -195,11 +228,12 @@ pub(crate) fn lines(receipt: &Receipt) -> Vec<String> {
     let mut lines = vec![
         format!("Receipt: {}", times.join(", ")),
         format!(
-            "  cpu {}, memory peak {}, read {}, written {}",
+            "  cpu {}, memory peak {}, read {}, written {}, stalled on I/O {}",
             known(receipt.cpu_seconds.map(seconds)),
             known(receipt.memory_peak_bytes.map(bytes)),
             known(receipt.read_bytes.map(bytes)),
             known(receipt.written_bytes.map(bytes)),
+            known(receipt.io_stalled_seconds.map(seconds)),
         ),
     ];
     if let Some(generation) = &receipt.generation {
@@ -208,6 +242,7 @@ pub(crate) fn lines(receipt: &Receipt) -> Vec<String> {
     if let Some((cached, all)) = receipt.steps_cached {
         lines.push(format!("  {cached} of {all} build steps from the cache"));
     }
+    lines.extend(receipt.slow_steps.iter().map(|(text, took)| format!("  {} {text}", seconds(*took))));
     lines
 }
 
@@ -240,8 +275,13 @@ mod tests {
         put("blkio/docker/x/blkio.throttle.io_service_bytes", "8:0 Read 10\n8:0 Write 5\n8:16 Read 1\nTotal 16\n");
         let text = "5:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n3:blkio:/docker/x\n0::/\n";
         let meter = Meter::of_text(text, root.path()).unwrap();
-        let expected =
-            Usage { cpu_seconds: Some(1.5), memory_peak: Some(4096), read_bytes: Some(11), written_bytes: Some(5) };
+        let expected = Usage {
+            cpu_seconds: Some(1.5),
+            memory_peak: Some(4096),
+            read_bytes: Some(11),
+            written_bytes: Some(5),
+            io_stalled_seconds: None,
+        };
         assert_eq!(meter.read(), expected);
         assert!(meter.out_of_memory().unwrap().contains("peak 4096 bytes, limit 8192 bytes"));
     }
@@ -255,7 +295,14 @@ mod tests {
         fs::write(dir.join("cpu.stat"), "usage_usec 2500000\nuser_usec 1\n").unwrap();
         fs::write(dir.join("io.stat"), "8:0 rbytes=7 wbytes=3 rios=1\n254:0 rbytes=1 wbytes=1\n").unwrap();
         let meter = Meter::of_text("0::/system.slice/docker-x.scope\n", root.path()).unwrap();
-        let expected = Usage { cpu_seconds: Some(2.5), memory_peak: None, read_bytes: Some(8), written_bytes: Some(4) };
+        fs::write(dir.join("io.pressure"), "some avg10=0.00 total=1500000\nfull avg10=0.00 total=1\n").unwrap();
+        let expected = Usage {
+            cpu_seconds: Some(2.5),
+            memory_peak: None,
+            read_bytes: Some(8),
+            written_bytes: Some(4),
+            io_stalled_seconds: Some(1.5),
+        };
         assert_eq!(meter.read(), expected);
         assert_eq!(meter.out_of_memory(), None);
     }
@@ -270,6 +317,7 @@ mod tests {
         let mut receipt = Receipt::default();
         read_trace(trace.as_bytes(), &mut receipt);
         assert_eq!(receipt.steps_cached, Some((1, 3)));
+        assert_eq!(receipt.slow_steps, [("[2/3] COPY x .".to_owned(), 0.1)]);
         assert_eq!(
             receipt.pushed,
             [Pushed { reference: "127.0.0.1:5000/app:v1".into(), digest: format!("sha256:{digest}") }]

@@ -49,7 +49,7 @@ pub(crate) async fn sweep(node: &Arc<Node>) -> Vec<Adopted> {
     let alive: BTreeSet<u64> = adopted.iter().map(|a| a.spec.id.0).collect();
     for job in labelled(node).await {
         if !alive.contains(&job) {
-            Labels { node: node.config.mark(), job }.remove(&node.docker).await;
+            Labels::new(node.config.mark(), job).remove(&node.docker).await;
         }
     }
     for (id, folder) in record::all(&node.config.cache_root) {

@@ -3,13 +3,18 @@
 
 #[path = "job/fake.rs"]
 mod fake;
+#[path = "job/lifetime.rs"]
+mod lifetime;
+#[path = "job/make.rs"]
+mod make;
 
-use fake::{House, job, repository, service, step};
+use fake::House;
+use make::{job, repository, service, step};
 use slipway_spec::job::{ArtifactSpec, CacheSpec, Dependency, When};
 use slipway_spec::outcome::{FailureReason, Outcome};
 use slipway_spec::variable::Variable;
 
-fn failed(outcome: Option<Outcome>) -> (FailureReason, Option<i32>, String) {
+pub(crate) fn failed(outcome: Option<Outcome>) -> (FailureReason, Option<i32>, String) {
     match outcome {
         Some(Outcome::Failed { reason, exit_code, message }) => (reason, exit_code, message),
         other => panic!("not a failure: {other:?}"),
@@ -206,100 +211,6 @@ async fn job_out_of_memory_is_told_with_its_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn adoption_a_killed_runner_goes_on_without_a_gap_in_the_trace() {
-    adoption(false).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn adoption_of_a_trace_with_timestamps_has_no_gap_either() {
-    adoption(true).await;
-}
-
-async fn adoption(timestamps: bool) {
-    let mut house = House::open(|config| config.trace_timestamps = timestamps).await;
-    let mut spec = job(1, &["for i in $(seq 1 300); do echo line $i $SECRET; sleep 0.02; done"]);
-    spec.variables.push(Variable::secret("SECRET", "hunter2xy"));
-    spec.steps.push(step("after_script", &["echo after:$CI_JOB_STATUS"]));
-    house.offer(&spec, 7).await;
-    house.wait_for(1, |s| s.text().contains("line 20 ")).await;
-    house.kill().await;
-    house.start().await;
-    let running = house.hellos().last().unwrap().running.clone();
-    assert_eq!(running.iter().map(|l| (l.job, l.fence, l.started)).collect::<Vec<_>>(), [(1, 7, true)]);
-    house.wait_for(1, |s| s.text().contains("line 120 ")).await;
-    house.kill().await;
-    house.start().await;
-    let seen = house.wait_for(1, |s| s.finish.is_some()).await;
-    let text = seen.text();
-    assert_eq!(seen.outcome(), Some(Outcome::Success), "{text}");
-    let plain = |l: &str| if timestamps { l.get(32..).unwrap_or_default().to_owned() } else { l.to_owned() };
-    let lines: Vec<String> = text.lines().map(plain).filter(|l| l.starts_with("line ")).collect();
-    let expected: Vec<String> = (1..=300).map(|i| format!("line {i} [MASKED]")).collect();
-    assert_eq!(lines, expected);
-    assert!(text.contains("after:success\n"), "{text}");
-    assert_eq!((seen.started, seen.finishes), (1, 1));
-    house.gone(1).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn adoption_a_job_that_had_not_started_is_removed_and_not_named() {
-    let mut house = House::open(|_| {}).await;
-    let mut spec = job(1, &["echo never"]);
-    // Its service keeps it from starting.
-    let mut slow = service("alpine:latest");
-    slow.command = Some(["sleep", "300"].map(String::from).to_vec());
-    slow.variables.push(Variable::public("HEALTHCHECK_TCP_PORT", "9"));
-    spec.services = vec![slow];
-    house.offer(&spec, 7).await;
-    house.container(1, "service").await;
-    house.kill().await;
-    assert!(!house.left(1).await.is_empty());
-    house.start().await;
-    assert_eq!(house.hellos().last().unwrap().running, []);
-    house.gone(1).await;
-    assert!(!house.seen(1).text().contains("never"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lease_that_is_not_renewed_kills_the_job_and_reports_nothing() {
-    let house = House::with_ttl(3, |_| {}).await;
-    house.offer(&job(1, &["echo begun", "sleep 300"]), 7).await;
-    house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
-    house.silent();
-    house.gone(1).await;
-    assert_eq!(house.seen(1).finish, None);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lease_that_is_never_renewed_lets_no_script_start() {
-    let house = House::with_ttl(3, |_| {}).await;
-    house.silent();
-    house.offer(&job(1, &["echo begun"]), 7).await;
-    house.wait_for(1, |s| s.started > 0).await;
-    house.gone(1).await;
-    let seen = house.seen(1);
-    assert_eq!(seen.finish, None);
-    assert!(!seen.text().contains("begun"), "{}", seen.text());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fence_that_is_stale_ends_the_job_and_reports_nothing() {
-    let house = House::open(|_| {}).await;
-    house.offer(&job(1, &["echo begun", "sleep 300"]), 7).await;
-    house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
-    house.cancel(1, 6, "canceled").await;
-    house.cancel(1, 7, "lease_lost").await;
-    house.gone(1).await;
-    assert_eq!(house.seen(1).finish, None);
-
-    house.offer(&job(2, &["echo begun", "sleep 1", "seq 1 5"]), 8).await;
-    house.wait_for(2, |s| s.text().contains("\nbegun\n")).await;
-    house.stale(8);
-    house.gone(2).await;
-    assert_eq!(house.seen(2).finish, None);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p46_failed_upload_after_a_failed_script_reports_the_script() {
     let house = House::open(|_| {}).await;
     house.refuse_uploads();
@@ -341,43 +252,6 @@ async fn p38_image_without_a_shell_fails_by_name() {
     house.untag(&image).await;
     assert_eq!(reason, FailureReason::ScriptFailure);
     assert!(message.contains("cannot start a shell in image"), "{message}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn session_that_breaks_is_opened_again_and_the_job_goes_on() {
-    let house = House::open(|_| {}).await;
-    house.offer(&job(1, &["for i in $(seq 1 60); do echo line $i; sleep 0.1; done"]), 7).await;
-    house.wait_for(1, |s| s.text().contains("line 3\n")).await;
-    house.cut().await;
-    house.away(true);
-    house.container(1, "job").await;
-    house.away(false);
-    let seen = house.wait_for(1, |s| s.finish.is_some()).await;
-    let lines = seen.text().lines().filter(|l| l.starts_with("line ")).count();
-    assert_eq!((seen.outcome(), lines), (Some(Outcome::Success), 60));
-    assert!(house.hellos().iter().skip(1).all(|h| h.running.len() <= 1));
-    house.gone(1).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p45_drain_finishes_the_job_and_stop_fails_it() {
-    let mut house = House::open(|_| {}).await;
-    house.offer(&job(1, &["echo begun", "sleep 2", "echo done"]), 1).await;
-    house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
-    house.tell_drain();
-    house.offer(&job(2, &["true"]), 2).await;
-    let refused = house.wait_for(2, |s| s.reply.is_some()).await;
-    assert_eq!(refused.reply.as_deref(), Some("the runner is being stopped"));
-    house.drain().await;
-    assert_eq!(house.seen(1).outcome(), Some(Outcome::Success));
-    house.gone(1).await;
-
-    house.start().await;
-    house.offer(&job(3, &["echo begun", "sleep 300"]), 3).await;
-    house.wait_for(3, |s| s.text().contains("\nbegun\n")).await;
-    house.stop().await;
-    assert_eq!(failed(house.seen(3).outcome()).0, FailureReason::RunnerSystemFailure);
-    house.gone(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -545,26 +419,6 @@ async fn job_user_that_is_not_root_can_write_its_sources() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn adoption_takes_the_engine_over_and_a_job_without_one_left_is_told() {
-    let mut house = House::open(|_| {}).await;
-    let mut spec =
-        job(1, &["echo begun", "while [ ! -e go ]; do sleep 0.1; done", "docker version --format {{.Server.Os}}"]);
-    spec.image.as_mut().unwrap().name = "docker:stable".into();
-    spec.services = vec![service("docker:dind")];
-    house.offer(&spec, 7).await;
-    house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
-    house.kill().await;
-    house.start().await;
-    std::fs::write(house.job_folder(1).join("builds/group/project/go"), "").unwrap();
-    let seen = house.wait_for(1, |s| s.finish.is_some()).await;
-    assert_eq!(seen.outcome(), Some(Outcome::Success), "{}", seen.text());
-    assert!(seen.text().contains("\nlinux\n"), "{}", seen.text());
-    house.gone(1).await;
-    let lent = house.config.cache_root.join("lent");
-    house.empty(&lent).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn job_failure_shows_what_its_services_said_and_hooks_run_before_the_script() {
     let house = House::open(|config| config.services_wait_seconds = -1).await;
     let mut spec = job(1, &["exit 4"]);
@@ -580,4 +434,14 @@ async fn job_failure_shows_what_its_services_said_and_hooks_run_before_the_scrip
     assert_eq!(failed(seen.outcome()).1, Some(4), "{text}");
     assert!(text.contains("Service alpine said:\nwhy it failed\n"), "{text}");
     assert!(text.find("\nfrom the hook\n") < text.find("$ exit 4"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn job_line_without_end_arrives_byte_for_byte() {
+    let house = House::open(|_| {}).await;
+    let seen = house.run(&job(1, &["seq -s ' ' 1 30000 | tr -d '\\n'", "printf '\\377\\000\\376' "])).await;
+    assert_eq!(seen.outcome(), Some(Outcome::Success));
+    let expected = (1..=30_000).map(|i| i.to_string()).collect::<Vec<_>>().join(" ");
+    assert!(seen.text().contains(&expected), "{} bytes", seen.trace.len());
+    assert!(seen.trace.windows(3).any(|w| w == [0xff, 0, 0xfe]));
 }

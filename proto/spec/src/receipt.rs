@@ -32,12 +32,19 @@ pub struct Receipt {
     /// Bytes written to disk.
     #[serde(default)]
     pub written_bytes: Option<u64>,
+    /// Seconds in which some process of the job's container waited for I/O (cgroup v2 `io.pressure`, `some total`);
+    /// `None` where the host does not count them.
+    #[serde(default)]
+    pub io_stalled_seconds: Option<f64>,
     /// The generation the engine started from: `lineage@n`; `None` for cold or without an engine.
     #[serde(default)]
     pub generation: Option<String>,
     /// Dockerfile steps that came from the cache, and all of them, where a build said so.
     #[serde(default)]
     pub steps_cached: Option<(u32, u32)>,
+    /// The slowest Dockerfile steps that were not cached, at most three, slowest first: text and seconds.
+    #[serde(default)]
+    pub slow_steps: Vec<(String, f64)>,
     /// Images pushed by the job's script: reference and digest.
     #[serde(default)]
     pub pushed: Vec<Pushed>,

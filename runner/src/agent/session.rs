@@ -279,7 +279,7 @@ impl Agent {
         let (id, fence) = (spec.id, Fence(offer.fence));
         let refused = match self.refusal(id) {
             Some(why) => why,
-            None => self.take(spec, fence, offer.trace_offset).err().unwrap_or_default(),
+            None => self.take(spec, fence).err().unwrap_or_default(),
         };
         self.send(from_runner::Message::OfferReply(v1::OfferReply { job: id.0, fence: fence.0, refused }));
     }
@@ -295,8 +295,8 @@ impl Agent {
         (self.leases.count() >= slots).then(|| format!("all {slots} slots are taken"))
     }
 
-    fn take(&mut self, spec: JobSpec, fence: Fence, trace_offset: u64) -> Result<(), String> {
-        let (id, start) = self.start_of(spec, fence, trace_offset);
+    fn take(&mut self, spec: JobSpec, fence: Fence) -> Result<(), String> {
+        let (id, start) = self.start_of(spec, fence);
         let driver = Driver::take(start).map_err(|e| {
             self.forget(id);
             format!("cannot make the job's folder: {e}")
@@ -309,8 +309,7 @@ impl Agent {
     fn adopt(&mut self, job: Adopted) {
         let fence = job.record.fence;
         let started = job.record.state.started();
-        // What the scheduler holds of the trace it will say itself.
-        let (id, start) = self.start_of(job.spec, fence, 0);
+        let (id, start) = self.start_of(job.spec, fence);
         match Driver::adopt(start, job.record, job.engines) {
             Ok(driver) => {
                 self.leases.take(id, fence, started, Instant::now());
@@ -328,13 +327,13 @@ impl Agent {
         (0..).find(|n| !self.slots.values().any(|taken| taken == n)).unwrap_or(0)
     }
 
-    fn start_of(&mut self, spec: JobSpec, fence: Fence, trace_offset: u64) -> (JobId, Start) {
+    fn start_of(&mut self, spec: JobSpec, fence: Fence) -> (JobId, Start) {
         let (order, orders) = watch::channel(Order::Run);
         let (id, slot) = (spec.id, self.free_slot());
         self.orders.insert(id, order);
         self.slots.insert(id, slot);
         let (node, notes) = (self.node.clone(), self.notes.clone());
-        (id, Start { node, spec, fence, trace_offset, slot, orders, notes })
+        (id, Start { node, spec, fence, slot, orders, notes })
     }
 
     fn spawn(&mut self, id: JobId, fence: Fence, driver: Driver) {
@@ -388,7 +387,12 @@ impl Agent {
             }
             What::Starting(told) => self.start(id, told),
             What::Refused => self.order(id, Order::LeaseLost),
-            What::Finished => {
+            What::GivenBack | What::Finished => {
+                if matches!(note.what, What::GivenBack) {
+                    let refused = "the runner is being stopped".to_owned();
+                    let reply = v1::OfferReply { job: id.0, fence: fence.0, refused };
+                    self.send(from_runner::Message::OfferReply(reply));
+                }
                 self.leases.release(id);
                 self.slots.remove(&id);
             }
@@ -464,7 +468,7 @@ impl Agent {
 
 /// Ends a job whose own task cannot.
 async fn bury(node: &Node, id: JobId, fence: Fence) {
-    crate::executor::Labels { node: node.config.mark(), job: id.0 }.remove(&node.docker).await;
+    crate::executor::Labels::new(node.config.mark(), id.0).remove(&node.docker).await;
     let outcome = Outcome::Failed {
         reason: FailureReason::RunnerSystemFailure,
         exit_code: None,

@@ -21,6 +21,9 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Largest log of a container: beyond it the oldest output is dropped by Docker, long after the trace's own limit.
+const LOG_MAX: &str = "64g";
+
 /// How long one `kill -1` in a container may take.
 const EXEC: Duration = Duration::from_secs(10);
 
@@ -80,12 +83,15 @@ pub(crate) async fn create(
     let memory = limit(config.memory_bytes);
     #[allow(clippy::cast_possible_truncation)]
     let nano_cpus = config.cpus.filter(|_| shape.limited).map(|n| (n * 1e9) as i64);
+    let log = [("max-size", LOG_MAX), ("max-file", "1"), ("compress", "false")];
+    let log = log.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     let host = HostConfig {
         mounts: Some(shape.mounts),
         extra_hosts: Some(shape.extra_hosts).filter(|h| !h.is_empty()),
         network_mode: Some(shape.network.map_or_else(|| "bridge".to_owned(), |n| n.name.clone())),
-        // The trace is read from it, whatever the node's default is; unlimited, so that no byte is lost.
-        log_config: Some(HostConfigLogConfig { typ: Some("json-file".into()), config: Some(HashMap::new()) }),
+        // The trace is read from it, whatever the node's default is. `local` keeps bytes as they are, where `json-file`
+        // replaces what is no UTF-8, half characters at the end of its 16 KiB pieces too.
+        log_config: Some(HostConfigLogConfig { typ: Some("local".into()), config: Some(log) }),
         memory,
         memory_swap: memory,
         nano_cpus,
@@ -117,27 +123,37 @@ pub(crate) async fn create(
         options = options.platform(platform);
     }
     let options = options.build();
-    match docker.create_container(Some(options.clone()), body.clone()).await {
-        Ok(made) => Ok(made.id),
-        // Left behind by a runner that was killed: the name is the job's alone.
-        Err(e) if status(&e) == Some(409) => {
-            super::remove_container(docker, &shape.name).await;
-            let made = docker.create_container(Some(options), body).await;
-            made.map(|m| m.id).map_err(|e| Error::docker("make the container", &shape.name, e))
+    let docker = docker.clone();
+    let name = shape.name.clone();
+    let made = labels.make(async move {
+        match docker.create_container(Some(options.clone()), body.clone()).await {
+            // Left behind by a runner that was killed: the name is the job's alone.
+            Err(e) if status(&e) == Some(409) => {
+                super::remove_container(&docker, &name).await;
+                docker.create_container(Some(options), body).await
+            }
+            other => other,
         }
-        Err(e) => Err(Error::docker("make the container", &shape.name, e)),
-    }
+    });
+    made.await.map(|m| m.id).map_err(|e| Error::docker("make the container", &shape.name, e))
 }
 
 /// Starts a container.
 ///
 /// # Errors
 /// [`Error::Job`] when the image lacks what was to run or its user; else what Docker says.
-pub(crate) async fn start(docker: &Docker, container: &str, image: &str) -> Result<(), Error> {
-    docker.start_container(container, None).await.map_err(|e| {
+pub(crate) async fn start(docker: &Docker, labels: &Labels, container: &str, image: &str) -> Result<(), Error> {
+    let (docker, id) = (docker.clone(), container.to_owned());
+    let started = labels.make(async move { docker.start_container(&id, None).await });
+    started.await.map_err(|e| {
         let text = e.to_string();
-        let own =
-            ["executable file not found", "no such file or directory", "unable to find user", "permission denied"];
+        let own = [
+            "executable file not found",
+            "no such file or directory",
+            "unable to find user",
+            "permission denied",
+            "argument list too long",
+        ];
         if status(&e) == Some(400) || own.iter().any(|word| text.contains(word)) {
             Error::Job(format!("cannot start a shell in image {image}: {text}"))
         } else {

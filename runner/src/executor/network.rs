@@ -120,7 +120,8 @@ pub(crate) async fn create(
             labels: Some(labels.map()),
             ..NetworkCreateRequest::default()
         };
-        match docker.create_network(request).await {
+        let docker = docker.clone();
+        match labels.make(async move { docker.create_network(request).await }).await {
             Ok(made) => return Ok(Network { id: made.id, name, bridge, subnet, mtu: mtu.unwrap_or(1500) }),
             Err(e) if is_taken(&e) => {}
             Err(source) => return Err(Error::docker("make the network", &name, source)),

@@ -100,7 +100,7 @@ pub(crate) async fn start(ground: &Ground<'_>, ready: Ready<'_>) -> Result<Runni
         limited: false,
     };
     let container = container::create(ground.docker, ground.labels, ground.config, shape).await?;
-    container::start(ground.docker, &container, &image.name).await?;
+    container::start(ground.docker, ground.labels, &container, &image.name).await?;
     Ok(Running { container, image: image.name.clone(), aliases: ready.aliases, ports: ready.ports })
 }
 

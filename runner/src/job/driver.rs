@@ -69,12 +69,12 @@ impl Shipping {
         fence: Fence,
         folder: &Folder,
         trace: &Trace,
-        offset: u64,
         notes: &mpsc::Sender<Note>,
     ) -> Shipping {
-        let (held_now, held) = watch::channel(offset);
+        // From the start: what the scheduler holds already it says in its first answer.
+        let (held_now, held) = watch::channel(0);
         let (close, closed) = watch::channel(false);
-        let shipment = Shipment { job: spec.id.0, fence: fence.0, path: folder.trace(), held: offset };
+        let shipment = Shipment { job: spec.id.0, fence: fence.0, path: folder.trace() };
         let shipping = ship::ship(node.client.clone(), shipment, trace.watch(), closed, held_now);
         let (job, tell) = (spec.id, notes.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -93,7 +93,6 @@ pub(crate) struct Start {
     pub(crate) node: Arc<Node>,
     pub(crate) spec: JobSpec,
     pub(crate) fence: Fence,
-    pub(crate) trace_offset: u64,
     pub(crate) slot: u32,
     pub(crate) orders: watch::Receiver<Order>,
     pub(crate) notes: mpsc::Sender<Note>,
@@ -142,7 +141,7 @@ impl Driver {
     }
 
     fn build(start: Start, folder: Folder, record: Record) -> io::Result<Driver> {
-        let Start { node, spec, fence, trace_offset, slot, orders, notes } = start;
+        let Start { node, spec, fence, slot, orders, notes } = start;
         let (environment, fault) = match Environment::of(&spec, &node.config, slot) {
             Ok(environment) => (environment, None),
             Err(e) => (Environment::default(), Some(Failure::script(e.to_string()))),
@@ -157,9 +156,9 @@ impl Driver {
         };
         let trace = Arc::new(Trace::open(&folder.trace(), &settings)?);
         let output = Output::new(&record.nonce, &secrets, &spec.token_mask_prefixes, node.config.output_limit_bytes);
-        let shipping = Shipping::begin(&node, &spec, fence, &folder, &trace, trace_offset, &notes);
+        let shipping = Shipping::begin(&node, &spec, fence, &folder, &trace, &notes);
         Ok(Driver {
-            labels: Labels { node: node.config.mark(), job: spec.id.0 },
+            labels: Labels::new(node.config.mark(), spec.id.0),
             plan: Plan::of(&spec),
             node,
             spec: Arc::new(spec),
@@ -187,7 +186,7 @@ impl Driver {
     /// Sends the whole trace again: the scheduler holds less than it said.
     pub(crate) fn ship_again(&mut self) {
         let (node, trace, notes) = (&self.node, &self.trace, &self.notes);
-        self.shipping = Shipping::begin(node, &self.spec, self.record.fence, &self.folder, trace, 0, notes);
+        self.shipping = Shipping::begin(node, &self.spec, self.record.fence, &self.folder, trace, notes);
     }
 
     /// The job.
@@ -224,7 +223,9 @@ impl Driver {
             self.adopted = false;
             state = next;
         }
-        self.tell(What::Finished).await;
+        // A job whose script has not begun is given back rather than left to wait for its lease's end.
+        let given_back = !self.record.state.started() && self.seen == Order::Interrupt;
+        self.tell(if given_back { What::GivenBack } else { What::Finished }).await;
         self.clean(&state).await;
     }
 

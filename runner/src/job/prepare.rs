@@ -262,7 +262,7 @@ async fn job_container(
         limited: true,
     };
     let container = container::create(&node.docker, &driver.labels, config, shape).await?;
-    container::start(&node.docker, &container, &image.name).await?;
+    container::start(&node.docker, &driver.labels, &container, &image.name).await?;
     let meter = Meter::of(&node.docker, &container).await;
     Ok((container, meter))
 }

@@ -110,7 +110,7 @@ async fn begin(
         driver.control = Some(Control::open(&driver.folder.control())?);
     }
     if !driver.up {
-        container::start(&driver.node.docker, &container, &driver.record.image).await?;
+        container::start(&driver.node.docker, &driver.labels, &container, &driver.record.image).await?;
         driver.up = true;
         driver.meter = None;
     }

@@ -25,8 +25,6 @@ pub(crate) struct Shipment {
     pub(crate) fence: u64,
     /// The spool.
     pub(crate) path: PathBuf,
-    /// What the scheduler holds already.
-    pub(crate) held: u64,
 }
 
 /// Why no more is sent.
@@ -49,7 +47,6 @@ pub(crate) async fn ship(
     mut closed: watch::Receiver<bool>,
     held: watch::Sender<u64>,
 ) -> Ended {
-    held.send_replace(shipment.held);
     let mut wait = FIRST_WAIT;
     loop {
         let before = *held.borrow();

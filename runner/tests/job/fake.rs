@@ -3,11 +3,9 @@
 use hyper_util::rt::TokioIo;
 use slipway_runner::agent::{Runner, RunnerHandle};
 use slipway_runner::config::RunnerConfig;
-use slipway_spec::ids::{JobId, PipelineId, ProjectId};
-use slipway_spec::job::{Image, JobSpec, Service as ServiceSpec, Source, Step, Tier, When};
+use slipway_spec::job::JobSpec;
 use slipway_spec::outcome::Outcome;
 use slipway_spec::receipt::Receipt;
-use slipway_spec::variable::Variable;
 use slipway_wire::document::{decode, encode};
 use slipway_wire::v1::runner_server::{Runner as Service, RunnerServer};
 use slipway_wire::v1::{self, from_runner, to_runner};
@@ -384,6 +382,22 @@ impl House {
         }
     }
 
+    /// Waits until a job's record says that state.
+    pub(crate) async fn recorded(&self, job: u64, state: &str) {
+        let path = self.job_folder(job).join("record.json");
+        let wait = async {
+            loop {
+                let record =
+                    std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
+                if record.is_some_and(|r| r["state"]["state"] == state) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("its record did not come to that state");
+    }
+
     /// Waits until a folder has nothing in it.
     pub(crate) async fn empty(&self, folder: &Path) {
         let wait = async {
@@ -525,68 +539,4 @@ impl Drop for House {
         );
         let _ = std::process::Command::new("sh").args(["-c", &script]).output();
     }
-}
-
-/// A service of an image.
-pub(crate) fn service(image: &str) -> ServiceSpec {
-    ServiceSpec { image: Image { name: image.into(), ..Image::default() }, ..ServiceSpec::default() }
-}
-
-/// A job without sources.
-pub(crate) fn job(id: u64, script: &[&str]) -> JobSpec {
-    JobSpec {
-        id: JobId(id),
-        pipeline: PipelineId(1),
-        project: ProjectId(1),
-        project_path: "group/project".into(),
-        name: "test".into(),
-        stage: "test".into(),
-        tier: Tier::Unprotected,
-        variables: vec![Variable::public("GIT_STRATEGY", "none")],
-        image: Some(Image { name: "alpine:latest".into(), ..Image::default() }),
-        services: vec![],
-        steps: vec![step("script", script)],
-        hooks: vec![],
-        source: Source {
-            url: "/nonexistent".into(),
-            login: None,
-            ref_name: "main".into(),
-            is_tag: false,
-            sha: "0".repeat(40),
-            before_sha: "0".repeat(40),
-            refspecs: vec![],
-            depth: 0,
-        },
-        timeout_seconds: 600,
-        artifacts: vec![],
-        caches: vec![],
-        dependencies: vec![],
-        credentials: vec![],
-        token_mask_prefixes: vec![],
-        trace_sections: true,
-        interruptible: false,
-        tags: vec![],
-        environment: None,
-        coverage: None,
-    }
-}
-
-pub(crate) fn step(name: &str, script: &[&str]) -> Step {
-    let when = if name == Step::AFTER_SCRIPT { When::Always } else { When::OnSuccess };
-    Step { name: name.into(), script: script.iter().map(|l| (*l).to_owned()).collect(), when, allow_failure: false }
-}
-
-/// A repository with one commit of those files: its path and the commit.
-pub(crate) fn repository(at: &Path, files: &[(&str, &str)]) -> String {
-    let repository = git2::Repository::init(at).unwrap();
-    let mut index = repository.index().unwrap();
-    for (path, text) in files {
-        std::fs::create_dir_all(at.join(path).parent().unwrap()).unwrap();
-        std::fs::write(at.join(path), text).unwrap();
-        index.add_path(Path::new(path)).unwrap();
-    }
-    index.write().unwrap();
-    let tree = repository.find_tree(index.write_tree().unwrap()).unwrap();
-    let who = git2::Signature::now("Test", "test@example.com").unwrap();
-    repository.commit(Some("refs/heads/main"), &who, &who, "one", &tree, &[]).unwrap().to_string()
 }
