@@ -8,7 +8,7 @@ use slipway_scheduler::pipeline::lint::{lint, syntax};
 use slipway_scheduler::pipeline::rules::{Event, RefKind};
 use slipway_scheduler::pipeline::work_tree::{self, WorkTree};
 use slipway_spec::variable::Variable;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Check a `.gitlab-ci.yml` and print its plan. Files are read as they lie in the folder, committed or not.
@@ -96,7 +96,11 @@ impl Lint {
     /// The folder, the file's name in it, and its text.
     fn read(&self) -> anyhow::Result<(WorkTree, String, String)> {
         if self.path == Path::new("-") {
-            let text = std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?;
+            // One byte more than may be, so that what is too big is seen to be.
+            let most = slipway_scheduler::pipeline::load::MAX_FILE_BYTES as u64 + 1;
+            let mut bytes = Vec::new();
+            std::io::stdin().lock().take(most).read_to_end(&mut bytes).context("cannot read standard input")?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
             return Ok((WorkTree::of(Path::new(".")), ".gitlab-ci.yml".into(), text));
         }
         let path = if self.path.is_dir() { self.path.join(".gitlab-ci.yml") } else { self.path.clone() };

@@ -17,7 +17,7 @@ use super::keywords::{self, State};
 use super::load::Reported;
 use super::suggest;
 use super::tree::{Map, Node, Span, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 pub(super) use job::visible_jobs;
@@ -35,6 +35,8 @@ pub enum Mode {
 
 /// Unknown keys of one mapping for which something is suggested.
 const MAX_HINTS: usize = 5;
+/// Unknown keys that are named in one message.
+const MAX_NAMED: usize = 50;
 /// Levels a list in a list may have, in scripts and stages.
 const MAX_LISTS: usize = 10;
 
@@ -57,7 +59,7 @@ pub(super) const RESERVED: [&str; 10] = [
 /// # Errors
 /// [`Reported`]: something is wrong with it.
 pub fn configuration(root: &Map, mode: Mode, out: &mut Diagnostics) -> Result<(), Reported> {
-    let mut check = Checker { out, mode, idle: BTreeMap::new(), failed: false };
+    let mut check = Checker::new(out, mode);
     check.root(root);
     check.report_idle();
     if check.failed { Err(Reported) } else { Ok(()) }
@@ -81,6 +83,16 @@ struct Checker<'d> {
     /// Keywords that are not acted upon: where they were seen first, and how often.
     idle: BTreeMap<(&'static str, &'static str), (Span, String, usize)>,
     failed: bool,
+    /// Lists of rules that were read and are right: what many jobs inherit is looked at once.
+    right_rules: HashSet<*const Vec<Node>>,
+    /// What making the programs of all patterns costs.
+    pattern_cost: u32,
+}
+
+impl<'d> Checker<'d> {
+    fn new(out: &'d mut Diagnostics, mode: Mode) -> Self {
+        Checker { out, mode, idle: BTreeMap::new(), failed: false, right_rules: HashSet::new(), pattern_cost: 0 }
+    }
 }
 
 impl Checker<'_> {
@@ -130,7 +142,7 @@ impl Checker<'_> {
             }
         }
         let Some((_, span)) = unknown.first().copied() else { return };
-        let names: Vec<&str> = unknown.iter().map(|(k, _)| &***k).collect();
+        let mut names: Vec<&str> = unknown.iter().map(|(k, _)| &***k).take(MAX_NAMED).collect();
         let hints: Vec<String> = names
             .iter()
             .filter_map(|name| {
@@ -140,6 +152,9 @@ impl Checker<'_> {
             .take(MAX_HINTS)
             .collect();
         let hint = (!hints.is_empty()).then(|| hints.join(" "));
+        if unknown.len() > names.len() {
+            names.push("…");
+        }
         self.fail(span, path, format!("config contains unknown keys: {}", names.join(", "))).hint = hint;
     }
 

@@ -2,8 +2,10 @@
 
 use super::{Checker, Mode, is_job};
 use crate::pipeline::diagnostic::Diagnostics;
+use crate::pipeline::regex::MAX_COST;
 use crate::pipeline::tree::{Entry, Map, Node, Span, Value};
 use crate::pipeline::{matrix, needs, regex, rules, suggest};
+use std::sync::Arc;
 
 const WHEN: [&str; 5] = ["on_success", "on_failure", "always", "manual", "delayed"];
 /// Keys a trigger job may have.
@@ -249,9 +251,14 @@ impl Checker<'_> {
                 if let Some(entry) = node.as_map().and_then(|m| m.entry("kubernetes")) {
                     self.note("only", "kubernetes", entry.key_span, path);
                 }
+                let mut cost = 0;
                 self.parsed(|out| {
-                    rules::parse_filter(node, &format!("{path}:{key}"), out);
+                    cost = rules::parse_filter(node, &format!("{path}:{key}"), out).map_or(0, |f| f.cost());
                 });
+                self.spend(cost, node.span, path);
+                if self.pattern_cost > MAX_COST {
+                    return;
+                }
             }
         }
         if let Some(node) = self.given(map, "needs").filter(|n| !has_reference(n)) {
@@ -294,14 +301,31 @@ impl Checker<'_> {
         }
     }
 
+    /// Counts what patterns cost; says so once when it is too much, after which no more are read.
+    fn spend(&mut self, cost: u32, span: Span, path: &str) {
+        let was = self.pattern_cost;
+        self.pattern_cost = was.saturating_add(cost);
+        if was <= MAX_COST && self.pattern_cost > MAX_COST {
+            self.fail(span, path, "rules: the configuration has too many regular expressions, or too big ones")
+                .hint("share rules with `extends` or `!reference`");
+        }
+    }
+
     /// Rules, as they are read later; only what is wrong with them counts here.
     pub(super) fn rules(&mut self, node: &Node, path: &str, kind: rules::RuleKind) {
         if Self::skips(node) || has_reference(node) {
             return;
         }
-        self.parsed(|out| {
-            rules::parse_rules(node, path, kind, out);
-        });
+        let list = if let Value::Seq(items) = &node.value { Arc::as_ptr(items) } else { std::ptr::null() };
+        if kind == rules::RuleKind::Job && self.right_rules.contains(&list) || self.pattern_cost > MAX_COST {
+            return;
+        }
+        let mut read = None;
+        self.parsed(|out| read = rules::parse_rules(node, path, kind, out).filter(|_| !out.has_errors()));
+        if let Some(rules) = read {
+            self.right_rules.insert(list);
+            self.spend(rules.iter().map(rules::Rule::cost).fold(0, u32::saturating_add), node.span, path);
+        }
         if self.strict() {
             let nulls = node.as_seq().into_iter().flatten().filter_map(Node::as_map).flat_map(|rule| {
                 ["if", "changes", "exists"].into_iter().filter_map(|k| rule.entry(k).filter(|e| e.value.is_null()))

@@ -6,7 +6,6 @@ use crate::pipeline::expression::Expression;
 use crate::pipeline::load::Reported;
 use crate::pipeline::tree::{Map, Node, Span, Value};
 use crate::pipeline::{regex, suggest};
-use std::collections::BTreeMap;
 
 const TYPES: [&str; 4] = ["string", "number", "boolean", "array"];
 const MAX_OPTIONS: usize = 50;
@@ -15,7 +14,7 @@ const MAX_DESCRIPTION: usize = 256;
 
 /// Checks the header document of a file.
 pub(crate) fn header(header: &Map, mode: Mode, out: &mut Diagnostics) -> Result<(), Reported> {
-    let mut check = Checker { out, mode, idle: BTreeMap::new(), failed: false };
+    let mut check = Checker::new(out, mode);
     let unknown: Vec<&str> = header.keys().map(|k| &**k).filter(|k| *k != "spec").collect();
     if let Some(first) = unknown.first() {
         let span = header.entry(first).map_or(Span::default(), |e| e.key_span);
@@ -29,7 +28,7 @@ pub(crate) fn header(header: &Map, mode: Mode, out: &mut Diagnostics) -> Result<
 
 /// Checks a file of `spec:include`, which holds inputs and nothing else.
 pub(crate) fn included_inputs(file: &Map, out: &mut Diagnostics) -> Result<(), Reported> {
-    let mut check = Checker { out, mode: Mode::Full, idle: BTreeMap::new(), failed: false };
+    let mut check = Checker::new(out, Mode::Full);
     for (key, entry) in file.iter() {
         if &**key == "inputs" {
             check.inputs(&entry.value, "inputs", false);
