@@ -109,6 +109,7 @@ fn read(
         spent: 0,
         count: 0,
         bytes: 0,
+        values: 0,
     };
     let inputs = inputs::Given { values: request.inputs.to_vec(), span: Span::default() };
     let root = reader.root(request.file, request.text, &inputs);

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 /// More than this many are counted, not kept: a hostile file must not make a hostile report.
 const MAX_KEPT: usize = 200;
+/// Bytes of one message, of a path, of a hint that are kept.
+const MAX_TEXT: usize = 2000;
 /// Characters of a source line that are shown.
 const MAX_SHOWN: usize = 110;
 
@@ -109,6 +111,7 @@ impl Diagnostics {
     }
 
     fn push(&mut self, severity: Severity, span: Span, path: String, message: String) -> &mut Diagnostic {
+        let (path, message) = (cut(path), cut(message));
         if self.items.len() >= MAX_KEPT {
             // An error must not be lost behind warnings: it takes the place of the last one.
             self.dropped += 1;
@@ -226,10 +229,20 @@ impl Diagnostics {
     }
 }
 
+/// A text of bounded length: names from a file may have a megabyte.
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.push('…');
+    }
+    text
+}
+
 /// The part of a line around a span: the text shown, where the caret starts and how wide it is. Tabs become one arrow
 /// each, so that what is shown and the caret below agree.
 fn window(line: &str, span: Span) -> (String, usize, usize) {
-    let chars: Vec<char> = line.chars().map(|c| if c == '\t' { '→' } else { c }).collect();
+    let seen = span.column as usize + MAX_SHOWN + 1;
+    let chars: Vec<char> = line.chars().take(seen).map(|c| if c == '\t' { '→' } else { c }).collect();
     let column = (span.column.max(1) as usize - 1).min(chars.len());
     let start = if column > MAX_SHOWN - 20 { column - 40 } else { 0 };
     let end = chars.len().min(start + MAX_SHOWN);
@@ -249,7 +262,7 @@ fn window(line: &str, span: Span) -> (String, usize, usize) {
 impl Diagnostic {
     /// Says what was found, what would be right, or what was perhaps meant.
     pub fn hint(&mut self, hint: impl Into<String>) {
-        self.hint = Some(hint.into());
+        self.hint = Some(cut(hint.into()));
     }
 }
 

@@ -41,10 +41,12 @@ pub(super) struct Reader<'a> {
     pub(super) rules: &'a dyn Fn(&Node, &mut Diagnostics) -> bool,
     pub(super) sources: Sources,
     pub(super) diagnostics: Diagnostics,
-    /// Whether the tree has any `!reference` is not worth knowing apart; this counts what merging made.
+    /// Pairs that merging has made.
     pub(super) spent: u64,
     pub(super) count: usize,
     pub(super) bytes: usize,
+    /// Values of the files read so far.
+    pub(super) values: u64,
 }
 
 impl Reader<'_> {
@@ -88,7 +90,7 @@ impl Reader<'_> {
         }
         let documents = load::documents(text);
         let file = self.sources.add(name, text);
-        let first = load::load(&documents.first, file, &mut self.diagnostics);
+        let first = load::load_within(&documents.first, file, &mut self.values, &mut self.diagnostics);
         let is_header = documents.second.is_some() && first.as_ref().is_ok_and(|n| n.get("spec").is_some());
         let node = if is_header {
             let header = first?;
@@ -101,7 +103,7 @@ impl Reader<'_> {
             let content = documents.second.unwrap_or_default();
             let content = self.fill_in(&header, &content, name, given, at, home)?;
             let file = self.sources.add(name, content.as_str());
-            load::load(&content, file, &mut self.diagnostics)?
+            load::load_within(&content, file, &mut self.values, &mut self.diagnostics)?
         } else {
             if documents.second.is_some() && first.is_ok() {
                 let span = Span { file, line: 1, column: 1, length: 0 };
@@ -137,7 +139,12 @@ impl Reader<'_> {
             let place = self.place(item, home)?;
             let (fetched, label) = self.read(&place, item.span)?;
             let file = self.sources.add(label, fetched.text.as_str());
-            let node = load::load(&load::documents(&fetched.text).first, file, &mut self.diagnostics)?;
+            let node = load::load_within(
+                &load::documents(&fetched.text).first,
+                file,
+                &mut self.values,
+                &mut self.diagnostics,
+            )?;
             if let Some(map) = node.as_map() {
                 validate::included_inputs(map, &mut self.diagnostics)?;
             }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub const MAX_FILE_BYTES: usize = 2 * 1024 * 1024;
 /// Levels of nesting; GitLab's `max_yaml_depth`.
 pub const MAX_DEPTH: usize = 100;
-/// Values of one file with every alias written out. Ours: GitLab counts the bytes of Ruby objects, 2 MB of them.
+/// Values of all files of a configuration with every alias written out. Ours: GitLab counts the bytes of Ruby objects, 2 MB of them.
 pub const MAX_NODES: u64 = 1_000_000;
 
 /// Said for a file, or a configuration, that is larger than we want to look at; GitLab's words.
@@ -69,6 +69,14 @@ pub fn documents(text: &str) -> Documents {
 /// # Errors
 /// [`Reported`]: not YAML as GitLab reads it, or too large; what and where is in `diagnostics`.
 pub fn load(text: &str, file: FileId, diagnostics: &mut Diagnostics) -> Result<Node, Reported> {
+    load_within(text, file, &mut 0, diagnostics)
+}
+
+/// Like [`load`], of one file of several: `spent` counts the values of all of them, [`MAX_NODES`] at most.
+///
+/// # Errors
+/// As of [`load`].
+pub fn load_within(text: &str, file: FileId, spent: &mut u64, diagnostics: &mut Diagnostics) -> Result<Node, Reported> {
     let top = Span { file, line: 1, column: 1, length: 0 };
     if text.len() > MAX_FILE_BYTES {
         diagnostics
@@ -83,7 +91,7 @@ pub fn load(text: &str, file: FileId, diagnostics: &mut Diagnostics) -> Result<N
         stack: Vec::new(),
         root: None,
         anchors: HashMap::new(),
-        weight: 0,
+        weight: *spent,
         diagnostics,
     };
     let mut parser = Parser::new_from_str(text);
@@ -94,7 +102,7 @@ pub fn load(text: &str, file: FileId, diagnostics: &mut Diagnostics) -> Result<N
                 if error.info().contains(TAB_AFTER_COLON)
                     && let Some(text) = blanks_for_tabs(text)
                 {
-                    return load(&text, file, builder.diagnostics);
+                    return load_within(&text, file, spent, builder.diagnostics);
                 }
                 let mark = error.marker();
                 let place = Span { file, line: number(mark.line()), column: number(mark.col() + 1), length: 1 };
@@ -109,6 +117,7 @@ pub fn load(text: &str, file: FileId, diagnostics: &mut Diagnostics) -> Result<N
             event => builder.event(event, place)?,
         }
     }
+    *spent = builder.weight;
     Ok(builder.root.unwrap_or(Node::new(Value::Null, top)))
 }
 

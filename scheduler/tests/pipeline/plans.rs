@@ -311,3 +311,20 @@ fn include_with_another_hash_is_refused() {
     let hash = right.trim_start_matches("it has sha256-");
     assert_eq!(world.plan(&text(hash)).plan.jobs.len(), 1);
 }
+
+#[test]
+fn files_are_counted_together() {
+    let many = |what: &str, n: usize| format!("[{}]", vec![what; n].join(","));
+    let big = format!(".a: &a {}\n.b: &b {}\n.c: {}\n", many("1", 100), many("*a", 100), many("*b", 40));
+    let world = World::push("main").file("a.yml", &big).file("b.yml", &big).file("c.yml", &big);
+    assert_eq!(world.plan("include: [a.yml, b.yml]\nj: {script: x}\n").plan.jobs.len(), 1);
+    let errors = world.errors("include: [a.yml, b.yml, c.yml]\nj: {script: x}\n");
+    assert_eq!(errors, ["The parsed YAML is too big"]);
+}
+
+#[test]
+fn messages_are_short_whatever_the_file_says() {
+    let text = format!("j: {{script: x, {}: 1, {}: 2}}\n", "a".repeat(50_000), "b".repeat(50_000));
+    let report = World::push("main").compile(&text).expect_err("it is refused").to_string();
+    assert!(report.len() < 10_000, "{} bytes", report.len());
+}
