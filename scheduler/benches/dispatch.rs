@@ -49,6 +49,7 @@ fn new(n: u64) -> NewPipeline {
         manual: vec![],
         priority: 0,
         redeploys: None,
+        borrowed: Vec::new(),
     };
     NewPipeline { project_key: origin.project_path.clone(), origin, plan, request_id: String::new(), parent: None }
 }

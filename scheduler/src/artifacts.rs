@@ -78,10 +78,10 @@ impl Artifacts {
 
     /// Removes a stored file; one that is gone is no error.
     pub async fn remove(&self, file: &str) {
-        if let Err(error) = tokio::fs::remove_file(self.path(file)).await {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(file, %error, "an artifact could not be removed");
-            }
+        if let Err(error) = tokio::fs::remove_file(self.path(file)).await
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file, %error, "an artifact could not be removed");
         }
     }
 }

@@ -28,8 +28,9 @@ pub fn spec(config: &Config, pipeline: &Pipeline, job: &Job, current: &[&Job]) -
     let mut variables = predefined::of_job(config, pipeline, job, timeout_seconds);
     variables.extend(predefined::of_origin(config, pipeline.project.0, &pipeline.origin));
     variables.extend(planned.variables.iter().cloned());
-    for job in &artifact_jobs {
-        variables.extend(job.dotenv.iter().map(|(key, value)| Variable::public(key.clone(), value.clone())));
+    let borrowed = pipeline.origin.borrowed.iter();
+    for (key, value) in borrowed.clone().flat_map(|b| &b.dotenv).chain(artifact_jobs.iter().flat_map(|j| &j.dotenv)) {
+        variables.push(Variable::public(key.clone(), value.clone()));
     }
     if let Some(project) = project {
         let environment = planned.environment.as_ref().map(|e| e.name.as_str());
@@ -72,7 +73,11 @@ pub fn spec(config: &Config, pipeline: &Pipeline, job: &Job, current: &[&Job]) -
         timeout_seconds,
         artifacts: planned.artifacts.clone(),
         caches: planned.caches.clone(),
-        dependencies: artifact_jobs.iter().filter_map(|job| dependency(pipeline, job)).collect(),
+        dependencies: borrowed
+            .filter(|b| b.archive)
+            .map(|b| b.from.clone())
+            .chain(artifact_jobs.iter().filter_map(|job| dependency(pipeline, job)))
+            .collect(),
         credentials: Vec::new(),
         token_mask_prefixes: Vec::new(),
         trace_sections: true,

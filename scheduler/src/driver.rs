@@ -155,7 +155,7 @@ impl Driver {
         self.get(|reply| Command::Connect { hello: Box::new(hello), to_node, reply }).await
     }
 
-    pub(crate) async fn from_node(&self, session: SessionId, message: v1::from_runner::Message) -> Result<(), Denied> {
+    pub(crate) async fn heard(&self, session: SessionId, message: v1::from_runner::Message) -> Result<(), Denied> {
         self.commands.send(Command::FromNode { session, message }).await.map_err(|_| Denied::Stopped)
     }
 
@@ -385,7 +385,7 @@ impl Task {
                 // At once: the Hello goes out before any offer of this batch.
                 let _gone = reply.send(session);
             }
-            Command::FromNode { session, message } => self.world.from_node(session, message),
+            Command::FromNode { session, message } => self.world.heard(session, message),
             Command::Disconnect { session } => self.world.disconnect(session),
             Command::Finish { finish, reply } => {
                 let id = finish.job;

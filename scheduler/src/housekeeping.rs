@@ -65,3 +65,62 @@ impl Housekeeper {
         Ok(more)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::driver::NewPipeline;
+    use crate::pipeline::plan::{JobWhen, Plan, PlannedJob};
+    use crate::record::{Commit, Origin, zeros};
+    use slipway_spec::ids::PipelineId;
+    use std::sync::Arc;
+
+    fn over_at_once() -> NewPipeline {
+        // A first-stage job that runs on failure only is skipped: the pipeline is over without a node.
+        let job = PlannedJob { name: "a".into(), stage: "s".into(), when: JobWhen::OnFailure, ..PlannedJob::default() };
+        let plan = Plan { stages: vec!["s".into()], jobs: vec![job], ..Plan::default() };
+        let origin = Origin {
+            project_path: "team/app".into(),
+            repository: "/r".into(),
+            ref_name: "main".into(),
+            is_tag: false,
+            sha: "a".repeat(40),
+            before_sha: zeros(),
+            default_branch: "main".into(),
+            source: "push".into(),
+            submitted_by: "ada".into(),
+            tier: slipway_spec::job::Tier::Protected,
+            config_path: ".gitlab-ci.yml".into(),
+            commit: Commit::default(),
+            variables: Vec::new(),
+            manual: Vec::new(),
+            priority: 0,
+            redeploys: None,
+            borrowed: Vec::new(),
+        };
+        NewPipeline { project_key: "team/app".into(), origin, plan, request_id: String::new(), parent: None }
+    }
+
+    #[tokio::test]
+    async fn pipeline_that_ended_long_ago_goes_and_a_younger_one_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let traces = Traces::new(folder.path().join("traces"), 1 << 20);
+        let artifacts = Artifacts::open(folder.path().join("artifacts"), 1 << 20).unwrap();
+        let config = Arc::new(Config::default());
+        let (driver, _errands) = Driver::start(config, store.clone(), traces.clone()).unwrap();
+        let id = driver.create(over_at_once()).await.unwrap();
+        let keep_finished = Duration::from_secs(3600);
+        let keeper = Housekeeper { driver: driver.clone(), store: store.clone(), traces, artifacts, keep_finished };
+        let there = |id: PipelineId| {
+            let store = store.clone();
+            async move { store.read(move |c| read::pipeline(c, id)).await.unwrap().is_some() }
+        };
+        assert!(!keeper.tidy(Timestamp::now()).await.unwrap());
+        assert!(there(id).await);
+        keeper.tidy(Timestamp::now() + SignedDuration::from_hours(2)).await.unwrap();
+        assert!(!there(id).await);
+        driver.stop().await;
+    }
+}

@@ -230,6 +230,7 @@ fn prepare(
         manual: asked.manual,
         priority: project.map_or(0, |p| p.priority),
         redeploys: None,
+        borrowed: Vec::new(),
     };
     let predefined = predefined::of_origin(config, number, &origin);
     let mut variables = project.map(|p| compose::secrets(p, tier, None)).unwrap_or_default();

@@ -38,6 +38,7 @@ pub mod record;
 pub mod server;
 pub mod service;
 pub mod store;
+mod text;
 pub mod traces;
 pub mod triggers;
 pub mod upstream;

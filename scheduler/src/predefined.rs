@@ -92,7 +92,7 @@ fn commit(origin: &Origin, v: &mut List) {
     }
     let protected = origin.tier == slipway_spec::job::Tier::Protected;
     v.set("CI_COMMIT_REF_PROTECTED", protected.to_string());
-    let shown = &message[..message.floor_char_boundary(MAX_MESSAGE_BYTES)];
+    let shown = crate::text::cut(message, MAX_MESSAGE_BYTES);
     v.set("CI_COMMIT_MESSAGE", shown);
     if shown.len() < message.len() {
         v.set("CI_COMMIT_MESSAGE_IS_TRUNCATED", "true");
@@ -155,10 +155,10 @@ pub fn of_job(config: &Config, pipeline: &Pipeline, job: &Job, timeout_seconds: 
 /// The name without ` 1/3` or `: [a, b]`.
 #[must_use]
 pub fn group_name(name: &str) -> &str {
-    if let Some((group, rest)) = name.rsplit_once(": [") {
-        if rest.ends_with(']') {
-            return group;
-        }
+    if let Some((group, rest)) = name.rsplit_once(": [")
+        && rest.ends_with(']')
+    {
+        return group;
     }
     if let Some((group, rest)) = name.rsplit_once(' ') {
         let number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());

@@ -7,7 +7,7 @@ use crate::upstream::{RemoteJob, Selector};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use slipway_spec::ids::{JobId, PipelineId, ProjectId};
-use slipway_spec::job::{JobSpec, Tier};
+use slipway_spec::job::{Dependency, JobSpec, Tier};
 use slipway_spec::receipt::Receipt;
 use slipway_spec::variable::Variable;
 use slipway_spec::view::{ArtifactView, JobView, PipelineView, Status};
@@ -84,6 +84,21 @@ pub struct Origin {
     /// A redeployment asked for by drift: the environment, for the record.
     #[serde(default)]
     pub redeploys: Option<String>,
+    /// What jobs of the pipeline that is redeployed left for this one.
+    #[serde(default)]
+    pub borrowed: Vec<Borrowed>,
+}
+
+/// What a job of another pipeline left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Borrowed {
+    /// The job, and its archive.
+    pub from: Dependency,
+    /// It has an archive.
+    pub archive: bool,
+    /// Variables of its dotenv report.
+    #[serde(default)]
+    pub dotenv: Vec<(String, String)>,
 }
 
 /// 40 zeros: no commit.

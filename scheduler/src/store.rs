@@ -212,3 +212,42 @@ fn write(connection: &mut Connection, writes: Vec<Write>) -> rusqlite::Result<()
     }
     transaction.commit()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slipway_spec::ids::PipelineId;
+
+    #[tokio::test]
+    async fn batch_is_there_after_the_store_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.commit(vec![Write::Request { id: "r".into(), pipeline: PipelineId(7) }]).await.unwrap();
+        store.close().await;
+        let closed = store.commit(vec![Write::Counter("job", 1)]).await.unwrap_err();
+        assert!(matches!(closed, StoreError::Closed { .. }));
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.read(|c| read::request(c, "r")).await.unwrap(), Some(PipelineId(7)));
+    }
+
+    #[tokio::test]
+    async fn second_scheduler_and_newer_store_are_refused_with_a_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let second = Store::open(folder.path()).map(drop).unwrap_err().to_string();
+        assert!(second.contains("another scheduler"), "{second}");
+        store.close().await;
+        let path = folder.path().join("slipway.db");
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", schema::FORMAT + 1).unwrap();
+        let newer = Store::open(folder.path()).map(drop).unwrap_err().to_string();
+        assert!(newer.contains("newer slipway"), "{newer}");
+    }
+
+    #[tokio::test]
+    async fn counter_never_falls() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.commit(vec![Write::Counter("job", 9), Write::Counter("job", 4)]).await.unwrap();
+        assert_eq!(store.read(|c| read::counter(c, "job")).await.unwrap(), 9);
+    }
+}

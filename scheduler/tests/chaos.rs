@@ -261,6 +261,7 @@ fn pipeline(n: u64) -> NewPipeline {
         manual: vec![],
         priority: 0,
         redeploys: None,
+        borrowed: Vec::new(),
     };
     NewPipeline {
         project_key: origin.project_path.clone(),

@@ -50,7 +50,7 @@ impl<'t> Book<'t> {
         }
         self.faults.sort_by_key(|(at, _)| *at);
         let place = |at: usize| {
-            let before = &self.text[..self.text.floor_char_boundary(at.min(self.text.len()))];
+            let before = crate::text::cut(self.text, at);
             let line = before.matches('\n').count() + 1;
             let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
             format!("{line}:{column}")

@@ -190,12 +190,12 @@ impl State {
     pub fn apply(&self, event: &Event) -> Result<State, Refused> {
         match event {
             Event::Ready { at } => self.ready(*at),
-            Event::WaitForPerson { at } => self.from_created(State::Manual { since: *at }),
-            Event::Delay { until } => self.from_created(State::Scheduled { until: *until }),
-            Event::WaitForResource { at } => self.from_waiting(State::WaitingForResource { since: *at }),
-            Event::Skip { at } => self.from_created(ended(How::Skipped, *at, None, Fence::NONE)),
+            Event::WaitForPerson { at } => self.after_created(State::Manual { since: *at }),
+            Event::Delay { until } => self.after_created(State::Scheduled { until: *until }),
+            Event::WaitForResource { at } => self.after_waiting(State::WaitingForResource { since: *at }),
+            Event::Skip { at } => self.after_created(ended(How::Skipped, *at, None, Fence::NONE)),
             Event::Reconsider => self.reconsider(),
-            Event::Trigger { at } => self.from_waiting(State::Bridge { since: *at, child: None }),
+            Event::Trigger { at } => self.after_waiting(State::Bridge { since: *at, child: None }),
             Event::ChildMade { child } => self.child_made(*child),
             Event::Settled { how, at } => self.settled(how, *at),
             Event::Offered { node, until, at } => self.offered(node, *until, *at),
@@ -212,7 +212,7 @@ impl State {
         Err(Refused::WrongState(self.status()))
     }
 
-    fn from_created(&self, next: State) -> Result<State, Refused> {
+    fn after_created(&self, next: State) -> Result<State, Refused> {
         match self {
             State::Created => Ok(next),
             State::Manual { .. }
@@ -227,7 +227,7 @@ impl State {
         }
     }
 
-    fn from_waiting(&self, next: State) -> Result<State, Refused> {
+    fn after_waiting(&self, next: State) -> Result<State, Refused> {
         match self {
             State::Created | State::Manual { .. } | State::Scheduled { .. } => Ok(next),
             State::WaitingForResource { .. } => match next {

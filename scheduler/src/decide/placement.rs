@@ -119,7 +119,7 @@ pub fn load(pressure: &Pressure) -> f64 {
         pressure.psi_io_some.unwrap_or(0.0) * 0.8,
         pressure.psi_memory_some.unwrap_or(0.0),
         pressure.io_wait * 0.5,
-        queue.min(1.0) * wait.min(1.0).max(0.5),
+        queue.min(1.0) * wait.clamp(0.5, 1.0),
     ]
     .into_iter()
     .filter(|share| share.is_finite())

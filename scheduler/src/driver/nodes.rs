@@ -17,7 +17,7 @@ const MAX_GENERATIONS: usize = 10_000;
 const MAX_TEXT: usize = 500;
 
 fn short(text: &str) -> String {
-    text[..text.floor_char_boundary(MAX_TEXT)].to_owned()
+    crate::text::cut(text, MAX_TEXT).to_owned()
 }
 
 impl World {
@@ -77,7 +77,7 @@ impl World {
     }
 
     /// A message of a node.
-    pub(super) fn from_node(&mut self, session: SessionId, message: v1::from_runner::Message) {
+    pub(super) fn heard(&mut self, session: SessionId, message: v1::from_runner::Message) {
         // A session that another took the place of has nothing to say.
         let Some(name) = self.node_of(session) else { return };
         match message {
@@ -107,11 +107,11 @@ impl World {
             node.strain = placement::strain(node.strain, &pressure, elapsed);
             node.pressure = pressure;
         }
-        if !report.generations_json.is_empty() {
-            if let Ok(mut generations) = serde_json::from_slice::<Vec<GenerationView>>(&report.generations_json) {
-                generations.truncate(MAX_GENERATIONS);
-                node.generations = generations.into();
-            }
+        if !report.generations_json.is_empty()
+            && let Ok(mut generations) = serde_json::from_slice::<Vec<GenerationView>>(&report.generations_json)
+        {
+            generations.truncate(MAX_GENERATIONS);
+            node.generations = generations.into();
         }
         node.refuses_builds = (!report.refuses_builds.is_empty()).then(|| short(&report.refuses_builds));
         node.cache_bytes = report.cache_bytes;

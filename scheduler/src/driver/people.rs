@@ -159,6 +159,7 @@ impl World {
             manual: Vec::new(),
             priority: 0,
             redeploys: None,
+            borrowed: Vec::new(),
         };
         let taken = Taken { remote: job.remote.clone(), selector: job.selector, spec };
         let id = self.insert(project, iid, origin, plan, None, Some(Box::new(taken)));

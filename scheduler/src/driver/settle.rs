@@ -56,9 +56,8 @@ impl World {
 
     fn wait_for_person(&mut self, job: JobId) -> Result<(), crate::decide::job::Refused> {
         self.apply(job, &Event::WaitForPerson { at: self.now })?;
-        let asked = self
-            .context(job)
-            .is_some_and(|(active, planned, _)| active.record.origin.manual.iter().any(|name| *name == planned.name));
+        let asked =
+            self.context(job).is_some_and(|(active, planned, _)| active.record.origin.manual.contains(&planned.name));
         if asked { self.launch(job) } else { Ok(()) }
     }
 
@@ -172,10 +171,10 @@ impl World {
         }) as Effect);
         if retry {
             let again = self.another_attempt(id);
-            if let Some(again) = again {
-                if let Err(refused) = self.launch(again) {
-                    tracing::error!(job = %again, %refused, "a job could not be repeated");
-                }
+            if let Some(again) = again
+                && let Err(refused) = self.launch(again)
+            {
+                tracing::error!(job = %again, %refused, "a job could not be repeated");
             }
         }
         if let Some(child) = child {
@@ -297,10 +296,10 @@ impl World {
             OnNewCommit::Conservative => open.into_iter().map(|(job, _)| job).collect(),
         };
         for job in ends {
-            if self.cancel_job(job, false).is_ok() {
-                if let Some(job) = self.jobs.get_mut(&job) {
-                    job.note = "a newer pipeline of this ref ended it".into();
-                }
+            if self.cancel_job(job, false).is_ok()
+                && let Some(job) = self.jobs.get_mut(&job)
+            {
+                job.note = "a newer pipeline of this ref ended it".into();
             }
         }
     }

@@ -1,12 +1,15 @@
 //! Pipelines that trigger jobs start, and redeployments of what drifted.
 
 use super::{Asked, Intake, NoPipeline};
+use crate::compose;
 use crate::config::OnDrift;
 use crate::driver::NewPipeline;
 use crate::pipeline::plan::{Plan, PlannedJob, Trigger};
-use crate::record::{Job, Origin, Parent, Pipeline};
+use crate::record::{Borrowed, Job, Origin, Parent, Pipeline};
 use crate::store::read;
+use slipway_spec::expand::{Undefined, expand_for_server};
 use slipway_spec::ids::PipelineId;
+use slipway_spec::job::Dependency;
 use slipway_spec::variable::Variable;
 use std::io::Read;
 
@@ -54,7 +57,7 @@ impl Intake {
             variables.extend(origin.variables.iter().cloned());
         }
         if trigger.forward_yaml_variables {
-            variables.extend(planned.variables.iter().cloned());
+            variables.extend(self.expanded(pipeline, jobs, planned, parent));
         }
         let asked = Asked {
             repository: origin.repository.clone(),
@@ -91,6 +94,27 @@ impl Intake {
         }
     }
 
+    /// A trigger job's own variables, references to what is known of the job by now filled in: dotenv variables of jobs
+    /// before it travel to the child this way.
+    fn expanded(&self, pipeline: &Pipeline, jobs: &[Job], planned: &PlannedJob, parent: Parent) -> Vec<Variable> {
+        let current: Vec<&Job> = jobs.iter().filter(|j| !j.retried).collect();
+        let known = match jobs.iter().find(|j| j.id == parent.job) {
+            Some(job) => compose::spec(&self.config, pipeline, job, &current).variables,
+            None => Vec::new(),
+        };
+        let expand = |variable: &Variable| {
+            if variable.raw {
+                return variable.clone();
+            }
+            let lookup = |name: &str| {
+                let others = known.iter().rev().filter(|v| v.key == name && *v != variable);
+                others.map(|v| v.value.as_str()).next()
+            };
+            Variable { value: expand_for_server(&variable.value, Undefined::Keep, lookup), ..variable.clone() }
+        };
+        planned.variables.iter().map(expand).collect()
+    }
+
     /// A file out of the archive of a job.
     async fn generated(&self, pipeline: &Pipeline, jobs: &[Job], name: &str, path: &str) -> Result<String, NoPipeline> {
         let missing = |why: String| NoPipeline::NoConfiguration {
@@ -121,10 +145,8 @@ impl Intake {
     pub(crate) async fn drifted(&self, project: &str, environment: &str) {
         let wanted = self.config.project(project).is_some_and(|p| p.on_drift == OnDrift::Redeploy);
         tracing::warn!(project, environment, redeploy = wanted, "an environment has drifted");
-        if wanted {
-            if let Err(no) = self.redeploy(project, environment).await {
-                tracing::error!(project, environment, error = %no, "the environment could not be put back");
-            }
+        if wanted && let Err(no) = self.redeploy(project, environment).await {
+            tracing::error!(project, environment, error = %no, "the environment could not be put back");
         }
     }
 
@@ -138,13 +160,27 @@ impl Intake {
                     e.outcome == "success" && (e.kind == "deploy" || e.kind == "redeploy")
                 };
                 let Some(last) = entries.iter().rev().find(good) else { return Ok(None) };
-                Ok(read::pipeline(c, last.pipeline)?.zip(read::job(c, last.job)?))
+                let jobs = read::jobs(c, last.pipeline)?;
+                let job = jobs.iter().find(|j| j.id == last.job).cloned();
+                Ok(read::pipeline(c, last.pipeline)?.zip(job).map(|(pipeline, job)| (pipeline, job, jobs)))
             })
             .await
             .map_err(|e| NoPipeline::Denied(e.into()))?;
-        let Some((pipeline, job)) = found else {
+        let Some((pipeline, job, jobs)) = found else {
             return Err(NoPipeline::Filtered(format!("{environment} was never deployed with success")));
         };
+        let left_for_it =
+            |j: &&Job| !j.retried && pipeline.planned(&job).artifacts_from.contains(&pipeline.planned(j).name);
+        let borrowed = jobs.iter().filter(left_for_it).map(|j| {
+            let archive = j.artifacts.iter().find(|a| a.kind == "archive");
+            let (name, bytes) = (pipeline.planned(j).name.clone(), archive.map_or(0, |a| a.bytes));
+            Borrowed {
+                from: Dependency { job: j.id, name, bytes },
+                archive: archive.is_some(),
+                dotenv: j.dotenv.clone(),
+            }
+        });
+        let borrowed = borrowed.collect();
         let planned = PlannedJob {
             needs: Some(Vec::new()),
             artifacts_from: Vec::new(),
@@ -157,6 +193,7 @@ impl Intake {
             submitted_by: "drift".into(),
             redeploys: Some(environment.to_owned()),
             manual: Vec::new(),
+            borrowed,
             ..pipeline.origin.clone()
         };
         let new =

@@ -135,7 +135,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned()
+    crate::text::cut(text, MAX_MESSAGE_BYTES).to_owned()
 }
 
 fn head(repository: &Repository, path: &Path) -> Result<(String, bool, Oid), CommitError> {

@@ -218,7 +218,7 @@ impl Runner for RunnerService {
                 };
                 match message {
                     Ok(Some(v1::FromRunner { message: Some(message) })) => {
-                        if driver.from_node(session, message).await.is_err() {
+                        if driver.heard(session, message).await.is_err() {
                             break;
                         }
                     }

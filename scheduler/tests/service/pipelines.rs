@@ -171,7 +171,7 @@ async fn trigger_job_ends_as_its_child_pipeline_does() {
         "
 child:
   trigger: {include: child.yml, strategy: depend}
-  variables: {FROM: parent}
+  variables: {FROM: parent of $CI_COMMIT_BRANCH}
 after: {stage: deploy, image: alpine, script: [echo]}
 ",
     );
@@ -180,7 +180,7 @@ after: {stage: deploy, image: alpine, script: [echo]}
     let parent = site.submit(&repo).await.id.0;
     let mut node = Node::connect(&site, "n1", 4).await;
     let inner = node.take().await;
-    assert_eq!(inner.spec.variable("FROM"), Some("parent"));
+    assert_eq!(inner.spec.variable("FROM"), Some("parent of main"));
     assert_eq!(inner.spec.variable("CI_PIPELINE_SOURCE"), Some("parent_pipeline"));
     let child = site.pipeline(inner.spec.pipeline.0).await;
     assert_eq!(child.parent.map(|p| p.0), Some(parent));
@@ -268,12 +268,21 @@ async fn push_told_by_a_hook_makes_a_pipeline() {
 async fn drift_is_recorded_and_the_last_good_deployment_runs_again() {
     let repo = Repo::with(
         "
+stages: [build, deploy]
+build:
+  stage: build
+  image: alpine
+  script: [make]
+  artifacts: {paths: [out]}
+  rules: [{if: $CI_PIPELINE_SOURCE == 'push'}]
 deploy:
+  stage: deploy
   image: alpine
   script: [deploy]
   environment: production
   rules: [{if: $CI_PIPELINE_SOURCE == 'push'}]
 check:
+  stage: deploy
   image: alpine
   script: [compare]
   environment: {name: production, action: verify}
@@ -285,6 +294,10 @@ check:
     let asked =
         |source: &str| v1::SubmitRequest { repository: "team/app".into(), source: source.into(), ..Default::default() };
     let good = site.submit_as(asked("push")).await;
+    let build = node.take().await;
+    let header = v1::UploadHeader { kind: "archive".into(), name: "artifacts.zip".into(), ..Default::default() };
+    node.upload(&build, header, b"what is deployed").await.unwrap();
+    node.finish(&build, Outcome::Success).await.unwrap();
     node.pass().await;
     site.until_over(good.id.0).await;
     repo.commit(&[("later", "not deployed yet")]);
@@ -292,6 +305,7 @@ check:
     node.run(failed(1)).await;
     let again = node.take().await;
     assert_eq!((again.spec.name.as_str(), again.spec.source.sha.as_str()), ("deploy", good.sha.as_str()));
+    assert_eq!(node.download(&again, build.spec.id).await.unwrap(), b"what is deployed");
     node.started(&again).await;
     node.finish(&again, Outcome::Success).await.unwrap();
     site.until_over(again.spec.pipeline.0).await;
