@@ -166,9 +166,12 @@ pub struct Job {
     /// Who started it by hand, and with what.
     #[serde(default)]
     pub played: Option<Played>,
-    /// What the runner does now, or why it waits or went where it went, for people.
+    /// What the runner does now, or why it waits, for people.
     #[serde(default)]
     pub note: String,
+    /// Why it went where it went, for people.
+    #[serde(default)]
+    pub placed: String,
     /// What it used.
     #[serde(default)]
     pub receipt: Option<Receipt>,
@@ -346,6 +349,7 @@ impl Job {
             state: State::Created,
             played: None,
             note: String::new(),
+            placed: String::new(),
             receipt: None,
             dotenv: Vec::new(),
             environment_url: None,

@@ -212,6 +212,14 @@ fn lost(ask: &Ask, node: &Node) -> f64 {
     expected * (disk + crowd * 0.25)
 }
 
+/// What speaks for and against a node, for people.
+fn weighed(ask: &Ask, node: &Node) -> String {
+    let (saved, lost) = (saved(ask, node), lost(ask, node));
+    let warmth = if saved > 0.0 { format!("has a generation that saves about {saved:.0} s") } else { "is cold".to_owned() };
+    let load = load(&node.pressure).max(node.strain) * 100.0;
+    format!("{warmth} and its I/O load of {load:.0} % costs about {lost:.0} s")
+}
+
 /// Where the job goes.
 #[must_use]
 pub fn place(ask: &Ask, nodes: &[Node], now: Timestamp, settings: &Settings) -> Placement {
@@ -258,16 +266,12 @@ pub fn place(ask: &Ask, nodes: &[Node], now: Timestamp, settings: &Settings) -> 
             return Placement::Wait { until: Some(until), why };
         }
     }
-    let warm = saved(ask, node);
-    let why = match () {
-        () if warm > 0.0 => format!(
-            "{}: its generation saves about {warm:.0} s, its load costs about {:.0} s",
-            node.name,
-            lost(ask, node)
-        ),
-        () if ask.engine => format!("{}: no node with room is warm for it; its load is the lowest", node.name),
-        () => format!("{}: has room, and its load is the lowest", node.name),
-    };
+    let mut why = format!("{} {}", node.name, weighed(ask, node));
+    let others = nodes.iter().enumerate().filter(|(i, n)| *i != chosen && unfit(ask, n).is_none());
+    for (_, other) in others.take(3) {
+        let against = busy(ask, other).unwrap_or_else(|| weighed(ask, other));
+        why += &format!("; {} {against}", other.name);
+    }
     Placement::On { node: chosen, why }
 }
 

@@ -305,7 +305,8 @@ impl World {
             return;
         }
         if let Some(job) = self.jobs.get_mut(&id) {
-            job.note = why;
+            job.note.clear();
+            job.placed = why;
         }
         let Some(spec) = self.spec(id) else { return };
         let Some(fence) = self.jobs.get(&id).map(|j| j.state.fence()) else { return };

@@ -393,8 +393,10 @@ impl World {
                     if job.note.contains("did not take it") { format!(" ({})", job.note) } else { String::new() };
                 format!("{name} waits for a node since {since}: {why}.{before}")
             }
-            State::Leased(lease) => format!("{name} is being prepared on {}: {}.", lease.node, job.note),
-            State::Started { lease, at } => format!("{name} runs on {} since {at}.", lease.node),
+            State::Leased(lease) => {
+                format!("{name} is being prepared on {} ({}).{}", lease.node, job.note, went_there(job))
+            }
+            State::Started { lease, at } => format!("{name} runs on {} since {at}.{}", lease.node, went_there(job)),
             State::Canceling { lease, .. } => format!("{name} is being ended on {}.", lease.node),
             State::Bridge { child: Some(child), .. } => {
                 format!("{name} waits for pipeline #{child}, which it started.")
@@ -402,10 +404,13 @@ impl World {
             State::Bridge { child: None, .. } => format!("{name} makes its pipeline."),
             State::Over(end) => {
                 let node = end.node.as_deref().map(|n| format!(" on {n}")).unwrap_or_default();
-                let why =
-                    if job.note.is_empty() { String::new() } else { format!(" It went there because: {}.", job.note) };
-                format!("{name} is over ({}){node} since {}.{why}", job.state.status().as_str(), end.at)
+                format!("{name} is over ({}){node} since {}.{}", job.state.status().as_str(), end.at, went_there(job))
             }
         })
     }
+}
+
+/// Why a job is where it is, as a sentence after another.
+fn went_there(job: &crate::record::Job) -> String {
+    if job.placed.is_empty() { String::new() } else { format!(" It went there because {}.", job.placed) }
 }
