@@ -7,6 +7,7 @@ use super::spaces::Spaces;
 use nix::sched::CloneFlags;
 use std::fs::File;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 /// Wires the engine up: after this its address answers pings of the job.
@@ -17,8 +18,9 @@ pub(super) fn wire(spaces: &Spaces, facts: &NetworkFacts, id: &str) -> Result<()
     let NetworkFacts { bridge, address, prefix, gateway, mtu, .. } = facts;
     let pid = spaces.pid();
     ip(&format!(
-        "link add {host_end} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pid}\n\
-         link set {host_end} master {bridge} up\n"
+        "link add {host_end} mtu {mtu} type veth peer name eth0 mtu {mtu} address {} netns {pid}\n\
+         link set {host_end} master {bridge} up\n",
+        hardware_address(*address)
     ))?;
     let path = spaces.net_path();
     let net = File::open(&path).tried("open", &path)?;
@@ -35,6 +37,13 @@ pub(super) fn wire(spaces: &Spaces, facts: &NetworkFacts, id: &str) -> Result<()
             .join()
             .unwrap_or_else(|_| Err(std::io::Error::other("the thread panicked")).tried("enter", &path))
     })
+}
+
+/// One hardware address for each address, as Docker does it. An engine that takes the place of one that did not start
+/// would else not be heard until the host has forgotten the first one's: a minute, when the bridge never went down.
+fn hardware_address(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 /// The veth's name on the host; a name of an interface has at most 15 bytes.
@@ -89,6 +98,11 @@ mod tests {
     #[test]
     fn host_end_fits_an_interface_name() {
         assert!(host_end("j1234567-4294967295-a-very-long-name").len() <= 15);
+    }
+
+    #[test]
+    fn hardware_address_follows_the_address() {
+        assert_eq!(hardware_address(Ipv4Addr::new(10, 213, 0, 255)), "02:42:0a:d5:00:ff");
     }
 
     #[test]

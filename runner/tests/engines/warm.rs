@@ -243,25 +243,6 @@ async fn corrupted_generation_costs_one_start_and_its_parent_is_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_engine_is_not_promoted_and_the_next_job_is_warm() {
-    let yard = Yard::new(Choice::Userns).await;
-    let lent = yard.lend(1).await;
-    yard.sh(&lent, &build("one", "app:1"));
-    keep(lent, 5.0).await;
-    let lent = yard.lend(2).await;
-    yard.sh(&lent, &build("two", "app:2"));
-    let init = nix::unistd::Pid::from_raw(lent.init_pid().expect("a process"));
-    nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGKILL).expect("killed");
-    let returned = lent.give_back(Ending::Keep { build_seconds: 900.0 }).await;
-    assert!(returned.to_string().contains("not promoted: the engine did not stop by itself"), "{returned}");
-    sound(&yard);
-    let lent = yard.lend(3).await;
-    let warm = yard.sh(&lent, &build("one", "app:3"));
-    assert_eq!(cached(&warm), 4, "{warm}");
-    lent.give_back(Ending::Discard).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn branch_starts_from_protected_layers_only_where_the_project_says_so() {
     let yard = Yard::new(Choice::Userns).await;
     let lent = yard.lend(1).await;
