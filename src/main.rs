@@ -9,15 +9,19 @@ mod control;
 mod deployments;
 mod doctor;
 mod hook;
+mod import_config;
 mod lint;
 mod live;
 mod logs;
+mod register;
 mod run;
 mod serve;
 mod status;
 mod submit;
 mod table;
 mod top;
+mod upstream_file;
+mod upstreams;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -74,6 +78,16 @@ enum Command {
     Join(access::Join),
     /// Take a node's or person's certificate back.
     Revoke(access::Revoke),
+    /// Become a runner of a GitLab server.
+    Register(register::Register),
+    /// Ask GitLab servers whether they know us.
+    Verify(upstreams::Verify),
+    /// Cease to be a runner of a GitLab server.
+    Unregister(upstreams::Unregister),
+    /// Show the GitLab servers that we are a runner of.
+    List(upstreams::List),
+    /// Turn an official runner's config.toml into ours.
+    ImportConfig(import_config::ImportConfig),
 }
 
 /// How a command ends: 0 well, 1 the pipeline or the call failed, 2 a configuration error.
@@ -162,5 +176,10 @@ async fn dispatch(command: Command) -> anyhow::Result<End> {
         Command::Token(args) => args.execute().await,
         Command::Join(args) => args.execute().await,
         Command::Revoke(args) => args.execute().await,
+        Command::Register(args) => args.execute().await,
+        Command::Verify(args) => args.execute().await,
+        Command::Unregister(args) => args.execute().await,
+        Command::List(args) => args.execute(),
+        Command::ImportConfig(args) => args.execute(),
     }
 }

@@ -279,9 +279,11 @@ async fn point_34_log_over_the_limit_does_not_end_the_job() {
         }
         failed(FailureReason::ScriptFailure, Some(3))
     });
-    let site = Site::started(Settings::default(), noisy).await;
-    let done = site.run(job("six megabytes")).await;
+    let mut site = Site::new(Settings::default(), noisy).await;
     let limit = 4 << 20;
+    site.configs[0].output_limit_bytes = limit as u64;
+    site.start();
+    let done = site.run(job("six megabytes")).await;
     assert!(done.trace.len() > limit && done.trace.len() < limit + 300, "{}", done.trace.len());
     assert!(done.log().ends_with("no more output will be collected.\u{1b}[0;m\n"));
     assert_eq!(done.end("exit_code"), Some(&json!(3)), "the job went on");

@@ -14,13 +14,10 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-
-/// How long a test waits for anything before it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A GitLab server and its object storage, listening on loopback until dropped.
 #[derive(Debug)]
@@ -180,10 +177,11 @@ impl Double {
     /// Waits until something is so.
     ///
     /// # Panics
-    /// It is not so within a minute.
+    /// It is not so within the patience of the settings.
     pub async fn until<T>(&self, what: &str, mut found: impl FnMut(&mut State) -> Option<T>) -> T {
         let mut changed = self.shared.changed.subscribe();
-        let waited = tokio::time::timeout(PATIENCE, async {
+        let patience = self.state().settings.patience;
+        let waited = tokio::time::timeout(patience, async {
             loop {
                 changed.borrow_and_update();
                 if let Some(found) = found(&mut self.state()) {

@@ -26,6 +26,8 @@ pub struct Settings {
     pub artifact_limit: usize,
     /// Statuses of [`crate::faults::Fault::Slow`] come so much later.
     pub slow: Duration,
+    /// How long a test waits for anything before it fails.
+    pub patience: Duration,
     /// Failures.
     pub faults: Option<Faults>,
 }
@@ -42,6 +44,7 @@ impl Default for Settings {
             storage_broken: false,
             artifact_limit: 100 << 20,
             slow: Duration::from_millis(20),
+            patience: Duration::from_secs(60),
             faults: None,
         }
     }

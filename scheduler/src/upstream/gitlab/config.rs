@@ -33,8 +33,10 @@ pub struct UpstreamConfig {
     /// Jobs of it at once; 0 means as many as the nodes take.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub limit: u32,
-    /// Bytes of trace that are sent of a job; what comes after is dropped with a notice. Official default: 4 MiB.
-    #[serde(default = "four_mebibytes")]
+    /// Bytes of trace that are sent of a job; what comes after is dropped with a notice. The node has its own limit
+    /// (`output_limit_bytes` of `[runner]`, 4 MiB); this one keeps below GitLab's `ci_jobs_trace_size_limit` (100 MiB),
+    /// above which the server fails the job.
+    #[serde(default = "ninety_nine_mebibytes")]
     pub output_limit_bytes: u64,
     /// Seconds between two questions that brought no job. Official default: 3.
     #[serde(default = "three")]
@@ -74,8 +76,8 @@ fn is_zero(n: &u32) -> bool {
 fn is_false(b: &bool) -> bool {
     !*b
 }
-fn four_mebibytes() -> u64 {
-    4 << 20
+fn ninety_nine_mebibytes() -> u64 {
+    99 << 20
 }
 fn three() -> u64 {
     3
@@ -100,7 +102,7 @@ impl UpstreamConfig {
             tags: Vec::new(),
             architecture: None,
             limit: 0,
-            output_limit_bytes: four_mebibytes(),
+            output_limit_bytes: ninety_nine_mebibytes(),
             check_interval_seconds: three(),
             strict_check_interval: false,
             unhealthy_requests_limit: three_refusals(),
