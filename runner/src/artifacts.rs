@@ -1,6 +1,6 @@
 //! Artifacts: what is kept of a work tree at the end of a job, and brought into those of later jobs.
 //!
-//! [`select`] says which files, [`pack`] makes one archive of them, [`extract`] brings one in. All three reach the work
+//! [`mod@select`] says which files, [`pack`] makes one archive of them, [`mod@extract`] brings one in. All three reach the work
 //! tree through [`crate::confined`] alone. [`dotenv`], [`junit`] and [`coverage`] read what a job reports.
 
 mod archive;
