@@ -50,6 +50,10 @@ pub(crate) struct Driver {
     pub(crate) shipping: Shipping,
     orders: watch::Receiver<Order>,
     seen: Order,
+    /// When the job, and its step, began. The record has it by the wall clock, which may be set at any time: only a
+    /// runner that adopts a job goes by that.
+    begun: Instant,
+    step_begun: Instant,
     notes: mpsc::Sender<Note>,
     /// Why its variables cannot be used: the job's own fault.
     pub(crate) fault: Option<Failure>,
@@ -157,6 +161,8 @@ impl Driver {
         let trace = Arc::new(Trace::open(&folder.trace(), &settings)?);
         let output = Output::new(&record.nonce, &secrets, &spec.token_mask_prefixes, node.config.output_limit_bytes);
         let shipping = Shipping::begin(&node, &spec, fence, &folder, &trace, &notes);
+        let begun = ago(since(record.taken_at));
+        let step_begun = ago(record.step.map_or(Duration::ZERO, |s| since(s.at)));
         Ok(Driver {
             labels: Labels::new(node.config.mark(), spec.id.0),
             plan: Plan::of(&spec),
@@ -178,9 +184,16 @@ impl Driver {
             shipping,
             orders,
             seen: Order::Run,
+            begun,
+            step_begun,
             notes,
             fault,
         })
+    }
+
+    /// How long the step has been running.
+    pub(crate) fn step_time(&self) -> Duration {
+        self.step_begun.elapsed()
     }
 
     /// Sends the whole trace again: the scheduler holds less than it said.
@@ -268,7 +281,7 @@ impl Driver {
         };
         let timed = !matches!(state, State::Finishing { .. });
         let timeout = Duration::from_secs(self.spec.timeout_seconds.max(1));
-        let deadline = Instant::now() + timeout.saturating_sub(since(self.record.taken_at));
+        let deadline = self.begun + timeout;
         let failure = Failure {
             reason: FailureReason::JobExecutionTimeout,
             exit_code: None,
@@ -340,6 +353,7 @@ impl Driver {
     fn begin_step(&mut self, section: &str, title: &str) {
         self.trace.section(section, title, now());
         let number = self.record.step.map_or(1, |s| s.number + 1);
+        self.step_begun = Instant::now();
         self.record.step = Some(StepMark {
             number,
             raw: self.output.taken(),
@@ -413,8 +427,14 @@ pub(crate) fn now() -> i64 {
     Timestamp::now().as_second()
 }
 
+/// The instant so long before now.
+fn ago(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(time).unwrap_or(now)
+}
+
 /// How long ago that was, by the wall clock; a clock that went back counts as no time.
-pub(crate) fn since(then: Timestamp) -> Duration {
+fn since(then: Timestamp) -> Duration {
     Duration::try_from(Timestamp::now().duration_since(then)).unwrap_or(Duration::ZERO)
 }
 

@@ -1,7 +1,7 @@
 //! The scripts in the job's container.
 
 use super::What;
-use super::driver::{Driver, since};
+use super::driver::Driver;
 use super::state::{Event, Failure, Verdict};
 use crate::executor::container::{self, Control};
 use crate::executor::output::Came;
@@ -56,7 +56,7 @@ async fn run(driver: &mut Driver, index: usize, status: Option<&str>, timeout: O
     if let Err(e) = begin(driver, index, mark.number, status).await {
         return Event::Broke(e.failure());
     }
-    let left = timeout.map(|t| t.saturating_sub(since(mark.at)));
+    let left = timeout.map(|t| t.saturating_sub(driver.step_time()));
     let came = tokio::select! {
         biased;
         came = until_end(driver, mark.number) => came,
@@ -67,7 +67,7 @@ async fn run(driver: &mut Driver, index: usize, status: Option<&str>, timeout: O
         }
     };
     driver.running = false;
-    driver.record.receipt.script_seconds += since(mark.at).as_secs_f64();
+    driver.record.receipt.script_seconds += driver.step_time().as_secs_f64();
     match came {
         Came::End(end) => {
             if end.code != 0
@@ -179,7 +179,7 @@ pub(crate) async fn stop(driver: &mut Driver, gently: bool) {
     }
     let (Some(container), Some(mark)) = (driver.record.container.clone(), driver.record.step) else { return };
     let docker = driver.node.docker.clone();
-    driver.record.receipt.script_seconds += since(mark.at).as_secs_f64();
+    driver.record.receipt.script_seconds += driver.step_time().as_secs_f64();
     if gently {
         if let Err(e) = container::terminate(&docker, &container).await {
             tracing::debug!(job = %driver.id(), error = %e, "job");
