@@ -76,7 +76,11 @@ impl Driver {
         let (errand, errands) = mpsc::unbounded_channel();
         let live = Live::default();
         let clock = Clock::start();
-        let world = World::load(config, &store, traces, live.clone(), clock.now())?;
+        let mut world = World::load(config, &store, traces, live.clone(), clock.now())?;
+        // What was loaded is on disk: its leases hold before the first call comes in.
+        for effect in std::mem::take(&mut world.effects) {
+            effect();
+        }
         let task = Task {
             world,
             store,

@@ -127,7 +127,6 @@ impl World {
     /// Renews what holds, and ends what does not. Returns what holds.
     fn renew(&mut self, name: &str, leases: &[v1::Lease]) -> Vec<v1::Lease> {
         let until = self.lease_until();
-        let now = self.now;
         let mut holding = Vec::with_capacity(leases.len());
         for lease in leases {
             let (job, fence) = (JobId(lease.job), Fence(lease.fence));
@@ -141,11 +140,7 @@ impl World {
                 continue;
             }
             if lease.started {
-                let was = self.jobs.get(&job).is_some_and(|j| matches!(j.state, State::Leased(_)));
-                let _refused = self.apply(job, &Event::Started { fence, at: now });
-                if was {
-                    self.follow_upstream(job);
-                }
+                self.script_started(job, fence);
             }
             // The word to end it may have been lost with the session before.
             if let Some(State::Canceling { force, .. }) = self.jobs.get(&job).map(|j| &j.state) {
@@ -159,7 +154,12 @@ impl World {
         holding
     }
 
-    fn follow_upstream(&mut self, job: JobId) {
+    /// From here on the lease is the last one: what it writes may be told to a GitLab server, which takes no byte back.
+    fn script_started(&mut self, job: JobId, fence: Fence) {
+        let before = self.jobs.get(&job).is_some_and(|j| j.state.script_started());
+        if before || self.apply(job, &Event::Started { fence, at: self.now }).is_err() {
+            return;
+        }
         let remote =
             self.context(job).and_then(|(active, ..)| active.record.upstream.as_ref().map(|t| t.remote.clone()));
         if let Some(remote) = remote {
@@ -184,7 +184,7 @@ impl World {
                 if let Some(job) = self.jobs.get_mut(&job) {
                     job.note.clear();
                 }
-                let _refused = self.apply(job, &Event::Started { fence, at: self.now });
+                self.script_started(job, fence);
             }
             None => {}
         }
@@ -197,7 +197,6 @@ impl World {
             return self.send_cancel(name, job, fence, "lease_lost");
         }
         if reply.refused.is_empty() {
-            self.follow_upstream(job);
             return;
         }
         if let Some(node) = self.nodes.get_mut(name) {

@@ -296,6 +296,10 @@ impl World {
             let state = job.state.clone();
             self.jobs.insert(job_id, job);
             self.enter(job_id, &State::Created, &state);
+            let remote = self.pipelines.get(&id).and_then(|a| a.record.upstream.as_ref()).map(|t| t.remote.clone());
+            if let (Some(remote), true) = (remote, state.lease().is_some() && state.script_started()) {
+                self.errands.push(Errand::FollowTrace(remote, job_id));
+            }
             if let State::Bridge { child: None, .. } = state {
                 self.errands.push(Errand::MakeChild(Parent { pipeline: id, job: job_id }));
             }

@@ -14,7 +14,7 @@ const MAX_MESSAGE_BYTES: usize = 110_000;
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     /// No repository.
-    #[error("cannot open the git repository {path}: {source}", source = .source.message())]
+    #[error("cannot open the git repository {path}: {source}{hint}", source = .source.message(), hint = hint(.source, .path))]
     Open {
         /// Where.
         path: PathBuf,
@@ -51,6 +51,17 @@ pub enum CommitError {
         /// What git says.
         source: git2::Error,
     },
+}
+
+/// What to do about it.
+fn hint(error: &git2::Error, path: &Path) -> String {
+    match error.code() {
+        ErrorCode::Owner => format!(
+            "; it belongs to another user: `git config --system --add safe.directory {}` trusts it",
+            path.display()
+        ),
+        _ => String::new(),
+    }
 }
 
 /// A commit found.
