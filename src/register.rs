@@ -19,7 +19,7 @@ pub(crate) struct Register {
     /// Leave the runner in GitLab when the registration fails afterwards.
     #[arg(long, env = "REGISTER_LEAVE_RUNNER")]
     leave_runner: bool,
-    /// The server: https://gitlab.example.com
+    /// The server: `https://gitlab.example.com`
     #[arg(short = 'u', long, env = "CI_SERVER_URL")]
     url: Option<String>,
     /// The runner authentication token that GitLab shows when a runner is made: glrt-…
@@ -118,13 +118,13 @@ struct Accepted {
     /// Not needed: every job with docker:dind gets a private engine.
     #[arg(long, env = "DOCKER_PRIVILEGED", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     docker_privileged: Option<bool>,
-    /// `/cache` and `/certs/client` are not needed; others belong into `volumes` of [runner].
+    /// `/cache` and `/certs/client` are not needed; others belong into `volumes` of `[runner]`.
     #[arg(long, env = "DOCKER_VOLUMES")]
     docker_volumes: Vec<String>,
     /// One question at a time is asked.
     #[arg(long, env = "RUNNER_REQUEST_CONCURRENCY")]
     request_concurrency: Option<u32>,
-    /// Belongs into `output_limit_bytes` of [runner].
+    /// Belongs into `output_limit_bytes` of `[runner]`.
     #[arg(long, env = "RUNNER_OUTPUT_LIMIT")]
     output_limit: Option<u64>,
 }

@@ -7,8 +7,8 @@
 //! | [`diagnostic`], [`suggest`] | what is wrong, where, and how a person sees it |
 //! | [`load`], [`scalar`] | YAML text becomes a tree, read as GitLab reads it |
 //! | [`fetch`] | what a compilation asks of the world |
-//! | [`include`], [`inputs`] | other files, and the values put into them |
-//! | [`extends`], [`reference`] | `extends` and `!reference` |
+//! | [`mod@include`], [`inputs`] | other files, and the values put into them |
+//! | [`extends`], [`mod@reference`] | `extends` and `!reference` |
 //! | [`keywords`], [`validate`] | what may stand where, and what is done with it |
 //! | [`default`], [`variables`], [`job`] | a job's settings, typed |
 //! | [`changes`] | `changes` and `exists`: patterns against a commit's paths |
