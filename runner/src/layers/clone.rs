@@ -128,7 +128,7 @@ impl Store {
                 gone.push(engine);
             }
         }
-        self.collect_layers(&lock)?;
+        self.collect_layers(None, &lock)?;
         drop(lock);
         self.empty_trash();
         Ok(gone)
@@ -146,10 +146,11 @@ impl Store {
         let record = read_record::<CloneRecord>(&folder.join("clone.json")).unwrap_or_default();
         self.to_trash(folder)?;
         self.at(Step::Trashed)?;
-        let base = record.and_then(|r| r.generation);
-        if base.is_some_and(|g| !self.generation_folder(&g).exists()) {
+        if let Some(record) =
+            record.filter(|r| r.generation.as_ref().is_some_and(|g| !self.generation_folder(g).exists()))
+        {
             // Dropped while this engine ran on it: the engine was the last to keep its layers.
-            self.collect_layers(&self.lock()?)?;
+            self.collect_layers(Some(record.lineage.project), &self.lock()?)?;
         }
         self.empty_trash();
         Ok(())

@@ -7,6 +7,7 @@ use super::manifest::{FORMAT, LayerName, Manifest};
 use super::store::{LayersError, LineageState, Store, StoreLock, names_in, number, read_record};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
+use slipway_spec::ids::ProjectId;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
@@ -101,7 +102,7 @@ impl Store {
             }
         }
         self.at(Step::GenerationsTrashed)?;
-        collected.layers = self.collect_layers(&lock)?;
+        collected.layers = self.collect_layers(Some(state.pointer.lineage.project), &lock)?;
         drop(lock);
         self.empty_trash();
         collected.bytes = before.saturating_sub(self.bytes()?);
@@ -119,7 +120,7 @@ impl Store {
         let Some(state) = self.lineage(&generation.lineage)? else { return Ok(None) };
         let current = self.withdraw(&state, generation.number, true)?;
         self.at(Step::GenerationsTrashed)?;
-        self.collect_layers(&lock)?;
+        self.collect_layers(Some(state.pointer.lineage.project), &lock)?;
         drop(lock);
         self.empty_trash();
         Ok(current.map(|n| state.reference(n)))
@@ -161,6 +162,7 @@ impl Store {
         let Some(state) = self.lineage(key)? else { return Ok(()) };
         let pinned = self.pinned()?;
         let mut over = state.generations.len().saturating_sub(self.budget.keep_generations.max(1) as usize);
+        let mut retired = false;
         for number in state.generations.keys() {
             let reference = state.reference(*number);
             if over == 0 {
@@ -169,9 +171,12 @@ impl Store {
             if state.pointer.current != Some(*number) && !pinned.contains(&reference) {
                 self.to_trash(&self.generation_folder(&reference))?;
                 over -= 1;
+                retired = true;
             }
         }
-        self.collect_layers(lock)?;
+        if retired {
+            self.collect_layers(Some(state.pointer.lineage.project), lock)?;
+        }
         Ok(())
     }
 
@@ -210,14 +215,14 @@ impl Store {
                 }
             }
         }
-        self.collect_layers(lock)?;
+        self.collect_layers(None, lock)?;
         Ok(())
     }
 
-    /// Names of layers, by project and tier, that a generation, a promotion under way or a live engine needs.
-    pub(crate) fn referenced(&self) -> Result<HashSet<LayerName>, LayersError> {
+    /// Names of a project's layers, or of all, that a generation, a promotion under way or a live engine needs.
+    pub(crate) fn referenced(&self, project: Option<ProjectId>) -> Result<HashSet<LayerName>, LayersError> {
         let mut names = HashSet::new();
-        for state in self.lineages()? {
+        for state in self.lineages_of(project)? {
             for manifest in state.generations.values() {
                 names.extend(manifest.layers.iter().map(|l| l.name.clone()));
             }
@@ -234,11 +239,15 @@ impl Store {
         Ok(names)
     }
 
-    /// Every file and folder in the layers' folders.
-    pub(crate) fn stored_layers(&self) -> Result<Vec<(PathBuf, String)>, LayersError> {
+    /// Every file and folder in a project's layers' folders, or in all.
+    pub(crate) fn stored_layers(&self, project: Option<ProjectId>) -> Result<Vec<(PathBuf, String)>, LayersError> {
         let mut found = Vec::new();
         let layers = self.root.join("layers");
-        for project in names_in(&layers)? {
+        let projects = match project {
+            Some(project) => vec![project.to_string()],
+            None => names_in(&layers)?,
+        };
+        for project in projects {
             for tier in names_in(&layers.join(&project))? {
                 let folder = layers.join(&project).join(&tier);
                 for name in names_in(&folder)? {
@@ -250,10 +259,10 @@ impl Store {
     }
 
     /// Moves layers nobody names to the trash; the lock keeps promotions from naming one meanwhile.
-    pub(crate) fn collect_layers(&self, _lock: &StoreLock) -> Result<usize, LayersError> {
-        let referenced = self.referenced()?;
+    pub(crate) fn collect_layers(&self, project: Option<ProjectId>, _lock: &StoreLock) -> Result<usize, LayersError> {
+        let referenced = self.referenced(project)?;
         let mut collected = 0;
-        for (path, name) in self.stored_layers()? {
+        for (path, name) in self.stored_layers(project)? {
             if LayerName::parse(&name).is_none_or(|n| !referenced.contains(&n)) {
                 self.to_trash(&path)?;
                 if let Ok(beneath) = path.strip_prefix(self.root.join("layers")) {
@@ -376,7 +385,7 @@ impl Store {
         tracing::info!(%generation, bytes = candidate.frees_bytes, value = candidate.value(), "generation evicted");
         self.withdraw(state, *number, false)?;
         self.at(Step::GenerationsTrashed)?;
-        let layers = self.collect_layers(&lock)?;
+        let layers = self.collect_layers(Some(state.pointer.lineage.project), &lock)?;
         let bytes = candidate.frees_bytes;
         drop(lock);
         self.empty_trash();

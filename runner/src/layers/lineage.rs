@@ -86,12 +86,17 @@ impl Lineage {
         }
         let hash = hex(&hash.finalize()[..5]);
         LineageKey(format!(
-            "p{}-{}-{}-{major}-{store}-{wall}-{}-{hash}",
-            self.project,
+            "{}{}-{}-{major}-{store}-{wall}-{}-{hash}",
+            Self::key_begins(self.project),
             slug(&self.job),
             self.tier,
             slug(arch),
         ))
+    }
+
+    /// What the names of all lineages of a project begin with.
+    pub(crate) fn key_begins(project: ProjectId) -> String {
+        format!("p{project}-")
     }
 
     /// Whether an engine of this lineage may start from a generation of `other` by falling back to it.

@@ -374,7 +374,7 @@ impl Store {
             }
             self.to_trash(&staged.folder)?;
         } else {
-            self.collect_layers(&lock)?;
+            self.collect_layers(Some(staged.manifest.lineage.project), &lock)?;
         }
         Ok(())
     }

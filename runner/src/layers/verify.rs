@@ -71,8 +71,8 @@ impl Store {
         // A moment's lock: what is seen is one state, and orphans are none of a promotion's.
         let lock = self.lock()?;
         let states = self.lineages()?;
-        let referenced = self.referenced()?;
-        let stored = self.stored_layers()?;
+        let referenced = self.referenced(None)?;
+        let stored = self.stored_layers(None)?;
         self.verify_names(&mut verified)?;
         drop(lock);
         for state in &states {
