@@ -68,6 +68,14 @@ impl Folder {
         Ok(Folder { root: nix::fcntl::open(path, flags, Mode::empty())? })
     }
 
+    /// The folder at `path` beneath this one, for what is to stay within it.
+    ///
+    /// # Errors
+    /// It is not there, not a folder, or reached through a link.
+    pub fn folder(&self, path: &[u8]) -> io::Result<Folder> {
+        Ok(Folder { root: self.at(path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0)? })
+    }
+
     fn at(&self, path: &[u8], flags: OFlag, mode: u32) -> io::Result<OwnedFd> {
         let resolve = ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -232,6 +240,29 @@ impl Folder {
             OsStr::from_bytes(last(target)),
         )?;
         Ok(())
+    }
+
+    /// Moves everything beneath `path` to the same place in another folder; `false` when that is on another file
+    /// system. What is there already is merged: files are replaced, folders stay.
+    ///
+    /// # Errors
+    /// A folder stands where a file should be or the other way round, or the file system failed.
+    pub fn move_all(&self, path: &[u8], to: &Folder) -> io::Result<bool> {
+        for entry in self.list(path)? {
+            let merge = entry.kind == Kind::Folder && to.look(&entry.path).is_ok_and(|e| e.kind == Kind::Folder);
+            if merge {
+                if !self.move_all(&entry.path, to)? {
+                    return Ok(false);
+                }
+                continue;
+            }
+            match self.rename(&entry.path, to, &entry.path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 
     /// Changes a folder's permissions.

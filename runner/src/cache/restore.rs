@@ -4,7 +4,7 @@ use super::copy::{all_entries, copy_entries};
 use super::key::{Cache, Policy};
 use super::store::Caches;
 use super::{Say, Scope};
-use crate::confined::{Folder, Kind};
+use crate::confined::Folder;
 use slipway_spec::job::Tier;
 use std::io;
 use std::path::Path;
@@ -81,7 +81,7 @@ impl Caches {
         if std::fs::rename(place.join("spare"), &mine).is_ok() {
             self.want_spare(place, &manifest);
             drop(reading);
-            let moved = Folder::open(&mine).and_then(|spare| move_in(&spare, b"", tree));
+            let moved = Folder::open(&mine).and_then(|spare| spare.move_all(b"", tree));
             let _ = std::fs::remove_dir_all(&mine);
             restored.moved = moved?;
             if restored.moved {
@@ -129,25 +129,4 @@ impl Caches {
         std::fs::rename(&half, place.join("spare"))?;
         Ok(true)
     }
-}
-
-/// Moves everything beneath `path` of one folder to the same place in another; `false` when that is on another file
-/// system. What is there already is merged: files are replaced, folders stay.
-fn move_in(from: &Folder, path: &[u8], to: &Folder) -> io::Result<bool> {
-    for entry in from.list(path)? {
-        let there = to.look(&entry.path).ok();
-        let merge = entry.kind == Kind::Folder && there.as_ref().is_some_and(|there| there.kind == Kind::Folder);
-        if merge {
-            if !move_in(from, &entry.path, to)? {
-                return Ok(false);
-            }
-            continue;
-        }
-        match from.rename(&entry.path, to, &entry.path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => return Ok(false),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
 }

@@ -193,7 +193,7 @@ impl Caches {
     /// Whether so many more bytes leave enough room on the disk.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         nix::sys::statvfs::statvfs(&self.root).is_ok_and(|space| {
-            let free = u64::from(space.blocks_available()).saturating_mul(space.fragment_size());
+            let free = space.blocks_available().saturating_mul(space.fragment_size());
             free >= self.limits.free_bytes.saturating_add(bytes)
         })
     }

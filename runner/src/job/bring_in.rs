@@ -1,11 +1,10 @@
 //! What is brought into the work tree before the script: caches, and artifacts of earlier jobs.
 
 use super::driver::{Driver, now};
-use super::sources::tree_path;
+use super::sources::{TreePath, tree_path};
 use super::state::Failure;
 use crate::artifacts::{Bounds, extract};
 use crate::cache::{Cache, Facts, Scope};
-use crate::confined::Folder;
 use crate::workspace::TrackedPaths;
 use slipway_spec::job::Dependency;
 use slipway_spec::outcome::FailureReason;
@@ -41,7 +40,7 @@ async fn restore(driver: &Driver) -> Result<(), Failure> {
     let tree = tree_path(driver);
     blocking("restore the caches", move || {
         let mut say = |line: &str| trace.say(line);
-        let tree = Folder::open(&tree).map_err(|e| e.to_string())?;
+        let tree = tree.open().map_err(|e| e.to_string())?;
         for cache in &wanted {
             caches.restore(&scope, cache, &tree, &mut say);
         }
@@ -114,7 +113,7 @@ async fn download(driver: &Driver, dependency: &Dependency) -> Result<(), Failur
     let (tree, archive) = (tree_path(driver), path.clone());
     let extracted = blocking("extract an archive", move || {
         let archive = File::open(&archive).map_err(|e| e.to_string())?;
-        let tree = Folder::open(&tree).map_err(|e| e.to_string())?;
+        let tree = tree.open().map_err(|e| e.to_string())?;
         Ok(extract(archive, &tree, Bounds::default()).map_err(|e| e.to_string()))
     })
     .await?;
@@ -161,6 +160,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// The trace and the work tree, for work on files.
-pub(crate) fn shared(driver: &Driver) -> (Arc<crate::trace::Trace>, std::path::PathBuf) {
+pub(crate) fn shared(driver: &Driver) -> (Arc<crate::trace::Trace>, TreePath) {
     (driver.trace.clone(), tree_path(driver))
 }

@@ -91,7 +91,7 @@ async fn save_caches(driver: &mut Driver, succeeded: bool) {
     let (trace, tree) = shared(driver);
     let project_dir = driver.environment.project_dir.clone();
     let saved = blocking("save the caches", move || {
-        let tree = Folder::open(&tree).map_err(|e| e.to_string())?;
+        let tree = tree.open().map_err(|e| e.to_string())?;
         let from = SaveFrom { tree: &tree, tracked: &files, project_dir: &project_dir, succeeded, may_move: true };
         caches.save(&scope, &wanted, from, &mut |line| trace.say(line));
         Ok(())
@@ -130,7 +130,7 @@ async fn keep(
     let kind = if artifact.kind.is_empty() { "archive" } else { &artifact.kind }.to_owned();
     let said = kind.clone();
     let packed = blocking("pack artifacts", move || {
-        let tree = Folder::open(&tree).map_err(|e| e.to_string())?;
+        let tree = tree.open().map_err(|e| e.to_string())?;
         Ok(pack_one(&tree, &expanded, &said, &files, &project_dir, level, path, &|line| trace.say(line)))
     });
     let Some(pack) = packed.await?.map_err(Failure::script)? else { return Ok(()) };

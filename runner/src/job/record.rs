@@ -101,6 +101,11 @@ impl Folder {
         self.path.join("builds")
     }
 
+    /// Where sources are made, out of the containers' sight.
+    pub(crate) fn sources(&self) -> PathBuf {
+        self.path.join("sources")
+    }
+
     /// What the job sees of an engine's certificates.
     pub(crate) fn certs(&self) -> PathBuf {
         self.path.join("certs")

@@ -2,6 +2,7 @@
 
 use super::driver::Driver;
 use super::state::Failure;
+use crate::confined;
 use crate::workspace::{Request, Settings, Sources};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -19,8 +20,31 @@ pub(crate) struct Tree {
 }
 
 /// The work tree of a job, on the node.
-pub(crate) fn tree_path(driver: &Driver) -> PathBuf {
-    driver.folder.builds().join(&driver.environment.project_path)
+#[derive(Clone, Debug)]
+pub(crate) struct TreePath {
+    builds: PathBuf,
+    project: String,
+}
+
+impl TreePath {
+    /// Opens it. Everything below the builds folder is the containers' to change, the folders above the work tree too:
+    /// a link in their place must not lead the node elsewhere.
+    ///
+    /// # Errors
+    /// It is not there any more, or something else is.
+    pub(crate) fn open(&self) -> std::io::Result<confined::Folder> {
+        confined::Folder::open(&self.builds)?.folder(self.project.as_bytes())
+    }
+
+    /// For the time before there are containers, and for messages.
+    fn path(&self) -> PathBuf {
+        self.builds.join(&self.project)
+    }
+}
+
+pub(crate) fn tree_path(driver: &Driver) -> TreePath {
+    let project = driver.environment.project_path.trim_matches('/').to_owned();
+    TreePath { builds: driver.folder.builds(), project }
 }
 
 /// The folder beside it for file variables and what steps export.
@@ -33,7 +57,7 @@ pub(crate) fn temp_path(driver: &Driver) -> PathBuf {
 /// # Errors
 /// When the file system refuses.
 pub(crate) fn lay_out(driver: &Driver) -> std::io::Result<()> {
-    open_folder(&tree_path(driver), &driver.folder.builds())?;
+    open_folder(&tree_path(driver).path(), &driver.folder.builds())?;
     let temp = temp_path(driver);
     open_folder(&temp, &driver.folder.builds())?;
     for (key, value) in driver.environment.files() {
@@ -61,7 +85,9 @@ fn open_folder(path: &Path, top: &Path) -> std::io::Result<()> {
 /// Whose fault it was.
 pub(crate) async fn fetch(driver: &Driver) -> Result<Tree, Failure> {
     let begun = Instant::now();
-    let path = tree_path(driver);
+    // Services run by now, and see the builds folder: what they could put in the way, or change between two steps of
+    // ours (a link for a folder, a configuration for git), must not exist while the tree is made.
+    let path = driver.folder.sources();
     let settings =
         Settings::from_variables(|key| driver.environment.get(key)).map_err(|e| Failure::script(e.to_string()))?;
     let attempts = driver.environment.attempts("GET_SOURCES_ATTEMPTS");
@@ -91,13 +117,25 @@ pub(crate) async fn fetch(driver: &Driver) -> Result<Tree, Failure> {
             Err(e) => return Err(Failure::system(e.to_string())),
         }
     };
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))
-        .map_err(|e| Failure::system(format!("cannot open {} to the image's user: {e}", path.display())))?;
+    let (made, tree) = (path.clone(), tree_path(driver));
+    let moved = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+        let target = tree.open()?;
+        if !confined::Folder::open(&made)?.move_all(b"", &target)? {
+            return Err(std::io::Error::other("it is on another file system"));
+        }
+        target.permit_folder(b"", 0o777)?;
+        std::fs::remove_dir_all(&made)
+    });
+    moved.await.map_err(std::io::Error::other).and_then(|moved| moved).map_err(|e| {
+        Failure::system(format!("cannot move the sources into {}: {e}", tree_path(driver).path().display()))
+    })?;
     let lines = lines.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok(Tree { sources, lines, took: begun.elapsed() })
 }
 
 fn empty(path: &Path) -> std::io::Result<()> {
-    std::fs::remove_dir_all(path)?;
-    std::fs::create_dir(path)
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => std::fs::create_dir(path),
+    }
 }

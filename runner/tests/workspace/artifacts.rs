@@ -322,3 +322,15 @@ fn special_files_are_never_opened() {
         pack(&tree.open(), &selected, ArtifactFormat::Zip, Level::Fast, Bounds::default(), Cursor::new(Vec::new()));
     assert!(matches!(result, Err(ArtifactError::File { .. })), "{result:?}");
 }
+
+#[test]
+fn tree_whose_parent_became_a_link_is_not_opened() {
+    let outside = Tree::new(&["project/secret"]);
+    let builds = Tree::new(&["group/project/file"]);
+    let open = || Folder::open(builds.path()).expect("the builds folder").folder(b"group/project");
+    assert!(open().expect("the work tree").read(b"file").is_ok());
+    fs::remove_dir_all(builds.path().join("group")).expect("removed");
+    symlink(outside.path(), builds.path().join("group")).expect("a link");
+    assert!(open().is_err());
+    assert!(Folder::open(builds.path()).expect("the builds folder").folder(b"../x").is_err());
+}
