@@ -72,7 +72,15 @@ struct Noise(Child);
 impl Noise {
     fn on(folder: &Path) -> Noise {
         let child = Command::new("fio")
-            .args(["--name=noise", "--thread", "--rw=randwrite", "--bs=256k", "--iodepth=64", "--ioengine=libaio", "--direct=1"])
+            .args([
+                "--name=noise",
+                "--thread",
+                "--rw=randwrite",
+                "--bs=256k",
+                "--iodepth=64",
+                "--ioengine=libaio",
+                "--direct=1",
+            ])
             .args(["--size=256m", "--time_based", "--runtime=600"])
             .arg(format!("--directory={}", folder.display()))
             .stdout(Stdio::null())

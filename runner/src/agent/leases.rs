@@ -32,6 +32,11 @@ impl Leases {
         self.ttl = ttl;
     }
 
+    /// How long a lease holds.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     /// A job was taken, or adopted.
     pub(crate) fn take(&mut self, job: JobId, fence: Fence, started: bool, now: Instant) {
         self.held.insert(job, Lease { fence, started, ends: now + self.ttl });

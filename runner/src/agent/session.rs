@@ -29,6 +29,9 @@ const NOTES: usize = 64;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// Longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long a session may be opened, and, at least, how long one with leases may be silent. A link that was cut breaks
+/// no connection by itself.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Leases of a scheduler that has not said how long they hold.
 const TTL: Duration = Duration::from_secs(120);
 
@@ -55,6 +58,8 @@ struct Agent {
     /// Scripts that start when the scheduler says that it knows.
     starting: BTreeMap<JobId, oneshot::Sender<()>>,
     session: Session,
+    /// When the session last said something, or was begun.
+    heard_at: Instant,
     wait: Duration,
     ending: Ending,
     sampler: Option<Sampler>,
@@ -105,6 +110,7 @@ pub(crate) async fn run(
         notes,
         starting: BTreeMap::new(),
         session: Session::Waiting(tokio::time::Instant::now()),
+        heard_at: Instant::now(),
         wait: FIRST_WAIT,
         ending: Ending::Run,
         sampler,
@@ -197,6 +203,7 @@ impl Agent {
         let _ = outbound.try_send(hello);
         let mut client = self.node.client.clone();
         let call = async move { client.session(ReceiverStream::new(messages)).await.map(tonic::Response::into_inner) };
+        self.heard_at = Instant::now();
         self.session = Session::Opening(Box::pin(call), outbound);
     }
 
@@ -229,6 +236,7 @@ impl Agent {
     }
 
     async fn message(&mut self, message: ToRunner) {
+        self.heard_at = Instant::now();
         match message.message {
             Some(to_runner::Message::Hello(hello)) => self.hello(&hello),
             Some(to_runner::Message::Offer(offer)) => self.offer(offer),
@@ -436,6 +444,18 @@ impl Agent {
         for id in self.leases.expired(Instant::now()) {
             tracing::warn!(job = %id, "its lease is gone; the job is ended");
             self.order(id, Order::LeaseLost);
+        }
+        // Every report with leases is answered.
+        let limit = (self.leases.ttl() / 6).max(SILENCE);
+        let silent = match &self.session {
+            Session::Waiting(_) => false,
+            Session::Opening(..) | Session::Open { hello: false, .. } => {
+                self.heard_at.elapsed() > limit.max(4 * SILENCE)
+            }
+            Session::Open { hello: true, .. } => self.leases.count() > 0 && self.heard_at.elapsed() > limit,
+        };
+        if silent {
+            self.broke(&tonic::Status::deadline_exceeded("the scheduler does not answer"));
         }
         self.report();
     }

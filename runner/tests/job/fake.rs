@@ -508,8 +508,18 @@ impl House {
         self.fake.change(|s| s.stale.push(fence));
     }
 
-    pub(crate) fn silent(&self) {
-        self.fake.change(|s| s.silent = true);
+    pub(crate) fn silent(&self, silent: bool) {
+        self.fake.change(|s| s.silent = silent);
+    }
+
+    /// Waits for so many hellos in all.
+    pub(crate) async fn hello(&self, count: usize) {
+        self.until(|s| (s.hellos.len() >= count).then_some(())).await;
+    }
+
+    /// Makes an empty file in the job's work tree.
+    pub(crate) fn touch(&self, job: u64, name: &str) {
+        std::fs::write(self.job_folder(job).join("builds/group/project").join(name), "").unwrap();
     }
 
     pub(crate) fn archive(&self, job: u64, zip: Vec<u8>) {

@@ -63,18 +63,18 @@ async fn adoption_a_job_that_had_not_started_is_removed_and_not_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lease_that_is_not_renewed_kills_the_job_and_reports_nothing() {
-    let house = House::with_ttl(3, |_| {}).await;
+    let house = House::with_ttl(6, |_| {}).await;
     house.offer(&job(1, &["echo begun", "sleep 300"]), 7).await;
     house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
-    house.silent();
+    house.silent(true);
     house.gone(1).await;
     assert_eq!(house.seen(1).finish, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lease_that_is_never_renewed_lets_no_script_start() {
-    let house = House::with_ttl(3, |_| {}).await;
-    house.silent();
+    let house = House::with_ttl(6, |_| {}).await;
+    house.silent(true);
     house.offer(&job(1, &["echo begun"]), 7).await;
     house.wait_for(1, |s| s.started > 0).await;
     house.gone(1).await;
@@ -119,12 +119,13 @@ async fn session_that_breaks_is_opened_again_and_the_job_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p45_drain_finishes_the_job_and_stop_fails_it() {
     let mut house = House::open(|_| {}).await;
-    house.offer(&job(1, &["echo begun", "sleep 2", "echo done"]), 1).await;
+    house.offer(&job(1, &["echo begun", "while [ ! -e go ]; do sleep 0.1; done"]), 1).await;
     house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
     house.tell_drain();
     house.offer(&job(2, &["true"]), 2).await;
     let refused = house.wait_for(2, |s| s.reply.is_some()).await;
     assert_eq!(refused.reply.as_deref(), Some("the runner is being stopped"));
+    house.touch(1, "go");
     house.drain().await;
     assert_eq!(house.seen(1).outcome(), Some(Outcome::Success));
     house.gone(1).await;
@@ -148,7 +149,7 @@ async fn adoption_takes_the_engine_over_and_a_job_without_one_left_is_told() {
     house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
     house.kill().await;
     house.start().await;
-    std::fs::write(house.job_folder(1).join("builds/group/project/go"), "").unwrap();
+    house.touch(1, "go");
     let seen = house.wait_for(1, |s| s.finish.is_some()).await;
     assert_eq!(seen.outcome(), Some(Outcome::Success), "{}", seen.text());
     assert!(seen.text().contains("\nlinux\n"), "{}", seen.text());
@@ -181,7 +182,7 @@ async fn adoption_of_a_job_whose_end_could_not_be_reported_reports_it() {
     house.offer(&job(1, &["echo begun", "while [ ! -e go ]; do sleep 0.1; done", "exit 5"]), 7).await;
     house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
     house.away(true);
-    std::fs::write(house.job_folder(1).join("builds/group/project/go"), "").unwrap();
+    house.touch(1, "go");
     house.recorded(1, "finishing").await;
     house.kill().await;
     house.start().await;
@@ -225,5 +226,19 @@ async fn p45_stop_gives_a_job_back_that_has_not_begun() {
     house.stop().await;
     let seen = house.wait_for(1, |s| s.reply.as_deref() == Some("the runner is being stopped")).await;
     assert_eq!((seen.started, seen.finish), (0, None));
+    house.gone(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn session_that_says_nothing_is_opened_again() {
+    let house = House::with_ttl(60, |_| {}).await;
+    house.offer(&job(1, &["echo begun", "while [ ! -e go ]; do sleep 0.1; done"]), 7).await;
+    house.wait_for(1, |s| s.text().contains("\nbegun\n")).await;
+    house.silent(true);
+    house.hello(2).await;
+    house.silent(false);
+    house.touch(1, "go");
+    let seen = house.wait_for(1, |s| s.finish.is_some()).await;
+    assert_eq!(seen.outcome(), Some(Outcome::Success), "{}", seen.text());
     house.gone(1).await;
 }

@@ -215,7 +215,8 @@ fn lost(ask: &Ask, node: &Node) -> f64 {
 /// What speaks for and against a node, for people.
 fn weighed(ask: &Ask, node: &Node) -> String {
     let (saved, lost) = (saved(ask, node), lost(ask, node));
-    let warmth = if saved > 0.0 { format!("has a generation that saves about {saved:.0} s") } else { "is cold".to_owned() };
+    let warmth =
+        if saved > 0.0 { format!("has a generation that saves about {saved:.0} s") } else { "is cold".to_owned() };
     let load = load(&node.pressure).max(node.strain) * 100.0;
     format!("{warmth} and its I/O load of {load:.0} % costs about {lost:.0} s")
 }
