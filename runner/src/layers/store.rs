@@ -387,7 +387,7 @@ impl Store {
     /// Every lineage of a project, or of all, that can be read. Layers never cross projects, so that what holds the lock
     /// reads one project's records.
     pub(crate) fn lineages_of(&self, project: Option<ProjectId>) -> Result<Vec<LineageState>, LayersError> {
-        let begin = project.map_or(String::new(), |p| Lineage::key_begins(p));
+        let begin = project.map_or(String::new(), Lineage::key_begins);
         let mut all = Vec::new();
         for name in names_in(&self.root.join("generations"))? {
             let Some(key) = LineageKey::parse(&name).filter(|k| k.as_str().starts_with(&begin)) else { continue };
