@@ -292,6 +292,25 @@ async fn p24_artifacts_that_match_nothing_warn_and_others_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn job_that_puts_a_link_in_the_place_of_its_tree_gets_nothing_of_the_node() {
+    let house = House::open(|_| {}).await;
+    let outside = house.folder.path().join("outside");
+    std::fs::create_dir_all(outside.join("project")).unwrap();
+    std::fs::write(outside.join("project/secret"), "of the node").unwrap();
+    let link = format!("ln -s {} /builds/group", outside.display());
+    let mut spec = job(1, &["cd /", "mv /builds/group /builds/away", &link]);
+    spec.artifacts = vec![ArtifactSpec { paths: vec![".".into()], kind: "archive".into(), ..ArtifactSpec::default() }];
+    spec.caches = vec![slipway_spec::job::CacheSpec {
+        key: "k".into(),
+        paths: vec![".".into()],
+        ..slipway_spec::job::CacheSpec::default()
+    }];
+    let seen = house.run(&spec).await;
+    assert!(seen.uploads.is_empty(), "{}", seen.text());
+    assert!(outside.join("project/secret").exists(), "nor is it moved into a cache: {}", seen.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p40_cache_of_one_job_is_there_in_the_next_and_a_policy_of_pull_keeps_nothing() {
     let house = House::open(|_| {}).await;
     let cache = |policy: &str| CacheSpec {
