@@ -311,7 +311,9 @@ async fn every_job_ends_once_whatever_breaks() {
         }
         tokio::time::sleep(Duration::from_millis(dice.roll(120))).await;
     }
-    let views = support::soon("the end of all pipelines", finished(folder.path(), &accepted)).await;
+    let views = tokio::time::timeout(3 * support::DEADLINE, finished(folder.path(), &accepted))
+        .await
+        .expect("all pipelines end");
     stop.cancel();
     nodes.join_all().await;
 
