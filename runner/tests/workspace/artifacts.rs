@@ -138,12 +138,12 @@ fn zip_is_what_info_zip_and_an_extraction_make_of_it() {
 
     let listing = zip::ZipArchive::new(archive.try_clone().expect("a file")).expect("a zip");
     assert_eq!(listing.len(), selected.entries.len());
+    let mut copy = tempfile::NamedTempFile::new().expect("a file");
     let mut reader = archive.try_clone().expect("a file");
     reader.seek(SeekFrom::Start(0)).expect("a seek");
-    let program = "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.stdin.buffer).testzip() is not None)";
-    let mut other = Command::new("python3");
-    other.args(["-c", program]).stdin(reader);
-    assert!(other.status().expect("python3 runs").success(), "another reader finds it whole");
+    std::io::copy(&mut reader, &mut copy).expect("a copy");
+    let info_zip = Command::new("unzip").arg("-tq").arg(copy.path()).output().expect("unzip runs (scripts/setup)");
+    assert!(info_zip.status.success(), "{}", String::from_utf8_lossy(&info_zip.stdout));
 
     let target = Tree::new(&["a/one", "kept"]);
     let mut archive = archive;
