@@ -93,10 +93,13 @@ impl Pattern {
     }
 }
 
+/// Programs by flags and pattern with what each costs, and what all of them cost.
+type Kept = (HashMap<String, (Regex, u32)>, u32);
+
 thread_local! {
     /// A memory of what [`compile`] gave, as jobs ask the same patterns over and over, and what is in it costs together.
     /// It has room for all patterns of a configuration.
-    static KEPT: RefCell<(HashMap<String, (Regex, u32)>, u32)> = RefCell::default();
+    static KEPT: RefCell<Kept> = RefCell::default();
 }
 
 fn with_program<T>(inside: &str, flags: &str, ask: impl FnOnce(&Regex, u32) -> T) -> Result<T, PatternError> {

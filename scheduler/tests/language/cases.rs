@@ -147,10 +147,10 @@ fn short(value: &serde_json::Value) -> String {
         Array(items) => format!("[{}]", items.iter().map(short).collect::<Vec<_>>().join(", ")),
         Object(fields) => {
             let flag = |key: &str| fields.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
-            if let (Some(Text(key)), Some(Text(value))) = (fields.get("key"), fields.get("value")) {
-                if fields.contains_key("masked") {
-                    return format!("{key}={value}{}", if flag("raw") { " (raw)" } else { "" });
-                }
+            if let (Some(Text(key)), Some(Text(value))) = (fields.get("key"), fields.get("value"))
+                && fields.contains_key("masked")
+            {
+                return format!("{key}={value}{}", if flag("raw") { " (raw)" } else { "" });
             }
             let said = fields.iter().filter(|(_, v)| match v {
                 serde_json::Value::Null | serde_json::Value::Bool(false) => false,

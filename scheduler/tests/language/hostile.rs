@@ -22,7 +22,7 @@ fn jobs(text: &str) -> usize {
 
 /// Ten anchors, each a list of ten times the one before: ten thousand million leaves.
 fn laughs(leaf: &str) -> String {
-    let mut text = format!(".l0: &l0 [{}]\n", vec![leaf; 10].join(", "));
+    let mut text = format!(".l0: &l0 [{}]\n", [leaf; 10].join(", "));
     for i in 1..10 {
         let _ = writeln!(text, ".l{i}: &l{i} [{}]", vec![format!("*l{}", i - 1); 10].join(", "));
     }
