@@ -79,7 +79,7 @@ enum Command {
     /// Take a node's or person's certificate back.
     Revoke(access::Revoke),
     /// Become a runner of a GitLab server.
-    Register(register::Register),
+    Register(Box<register::Register>),
     /// Ask GitLab servers whether they know us.
     Verify(upstreams::Verify),
     /// Cease to be a runner of a GitLab server.

@@ -41,7 +41,7 @@ fn lines(head: &str, n: usize, line: impl Fn(usize) -> String) -> String {
 }
 
 fn ten(of: &str) -> String {
-    vec![of; 10].join(", ")
+    [of; 10].join(", ")
 }
 
 #[test]
