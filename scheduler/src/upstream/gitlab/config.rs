@@ -17,7 +17,8 @@ pub struct UpstreamConfig {
     /// The runner authentication token, `glrt-…`. One of `token` and `token_file` is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
-    /// A file that holds it, such as `/run/credentials/slipway.service/gitlab`; blanks around it are dropped.
+    /// A file that holds it; blanks around it are dropped. A bare name is a credential that systemd has loaded
+    /// (`LoadCredential=NAME:/path`): the file of that name in `$CREDENTIALS_DIRECTORY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
     /// GitLab's number of the runner; only for people.
@@ -159,7 +160,7 @@ impl UpstreamConfig {
     pub fn configured_token(&self) -> Result<String, TokenError> {
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => token.0.trim().to_string(),
-            (None, Some(path)) => read_token(path)?,
+            (None, Some(path)) => read_token(&credential(path, std::env::var_os("CREDENTIALS_DIRECTORY")))?,
             (None, None) => String::new(),
         };
         if token.is_empty() {
@@ -172,6 +173,14 @@ impl UpstreamConfig {
     #[must_use]
     pub fn selector(&self) -> Selector {
         Selector { tags: self.tags.clone(), architecture: self.architecture.clone() }
+    }
+}
+
+/// Where a `token_file` is: an absolute path is itself, a relative one a credential where systemd has loaded some.
+fn credential(path: &Path, loaded: Option<std::ffi::OsString>) -> PathBuf {
+    match loaded {
+        Some(folder) if path.is_relative() => Path::new(&folder).join(path),
+        _ => path.to_path_buf(),
     }
 }
 
@@ -241,5 +250,49 @@ impl Pace {
     #[must_use]
     pub fn seconds(&self, n: f64) -> Duration {
         self.second.mul_f64(n.clamp(0.0, 86_400.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_file_without_a_folder_is_a_credential_of_systemd() {
+        let loaded = || Some("/run/credentials/slipway.service".into());
+        let at = |path: &str, loaded| credential(Path::new(path), loaded).display().to_string();
+        assert_eq!(at("gitlab", loaded()), "/run/credentials/slipway.service/gitlab");
+        assert_eq!(at("/etc/slipway/token", loaded()), "/etc/slipway/token");
+        assert_eq!(at("gitlab", None), "gitlab");
+    }
+
+    #[test]
+    fn every_fault_of_a_table_is_named() {
+        let good = UpstreamConfig::new("a", "https://host", "glrt-1");
+        assert_eq!(good.faults(), Vec::<String>::new());
+        let bad = UpstreamConfig {
+            name: "../a".into(),
+            url: "ftp://host".into(),
+            token: None,
+            tls_key_file: Some("k".into()),
+            environment: vec!["A".into()],
+            clone_url: Some("nonsense".into()),
+            ..good
+        };
+        let faults = bad.faults();
+        for key in ["`name`", "`url`", "`token`", "`tls_cert_file`", "`environment`", "`clone_url`"] {
+            assert!(faults.iter().any(|f| f.contains(key)), "{key}: {faults:?}");
+        }
+        assert_eq!(faults.len(), 6, "{faults:?}");
+        let both = UpstreamConfig { token_file: Some("t".into()), ..UpstreamConfig::new("a", "https://host", "x") };
+        assert_eq!(both.faults().len(), 1);
+    }
+
+    #[test]
+    fn token_is_not_printed_and_unknown_keys_are_refused() {
+        let text = "name = \"a\"\nurl = \"https://host\"\ntoken = \"glrt-secret\"\n";
+        let read: UpstreamConfig = toml::from_str(text).unwrap();
+        assert!(!format!("{read:?}").contains("glrt-secret"));
+        assert!(toml::from_str::<UpstreamConfig>(&format!("{text}surprise = 1\n")).is_err());
     }
 }
