@@ -424,15 +424,15 @@ listen_address = ":9252"
             [
                 "log_level",
                 "session_server.session_timeout",
-                "runners.my runner.token_obtained_at",
-                "runners.my runner.pre_build_script",
-                "runners.my runner.surprise",
-                "runners.my runner.feature_flags.FF_NETWORK_PER_BUILD",
                 "runners.my runner.cache.Type",
                 "runners.my runner.cache.s3.BucketName",
+                "runners.my runner.docker.network_mode",
                 "runners.my runner.docker.privileged",
                 "runners.my runner.docker.volumes",
-                "runners.my runner.docker.network_mode",
+                "runners.my runner.feature_flags.FF_NETWORK_PER_BUILD",
+                "runners.my runner.pre_build_script",
+                "runners.my runner.surprise",
+                "runners.my runner.token_obtained_at",
                 "runners.shell",
             ]
         );

@@ -141,13 +141,12 @@ async fn finish(desk: Arc<Desk>, run: Run) {
     let (remote, printed, mut life) = (run.job.remote.clone(), run.printed.subscribe(), run.life.clone());
     let outcome = (desk.play)(run).await;
     let trace_bytes = *printed.borrow();
-    loop {
-        let (upstream, _alive) = life.here().await;
-        match upstream.finish(&remote, End { outcome: outcome.clone(), trace_bytes }).await {
-            Ok(()) | Err(UpstreamError::Gone(_)) => break,
-            Err(other) => panic!("{other}"),
-        }
+    let (upstream, alive) = life.here().await;
+    match upstream.finish(&remote, End { outcome, trace_bytes }).await {
+        Ok(()) | Err(UpstreamError::Gone(_)) => {}
+        Err(other) => panic!("{other}"),
     }
+    drop(alive);
     desk.running.send_modify(|(now, _)| *now -= 1);
     desk.room.send_modify(|n| *n += 1);
 }
@@ -183,13 +182,11 @@ impl Run {
     /// Appends to the trace; waits while the upstream is away. What its server has given up is dropped.
     pub(crate) async fn print(&mut self, bytes: &[u8]) {
         let offset = *self.printed.borrow();
-        let held = loop {
-            let (upstream, _alive) = self.life.here().await;
-            match upstream.append_trace(&self.job.remote, offset, Bytes::copy_from_slice(bytes)).await {
-                Ok(held) => break held,
-                Err(UpstreamError::Gone(_)) => break offset + bytes.len() as u64,
-                Err(other) => panic!("{other}"),
-            }
+        let (upstream, _alive) = self.life.here().await;
+        let held = match upstream.append_trace(&self.job.remote, offset, Bytes::copy_from_slice(bytes)).await {
+            Ok(held) => held,
+            Err(UpstreamError::Gone(_)) => offset + bytes.len() as u64,
+            Err(other) => panic!("{other}"),
         };
         assert_eq!(held, offset + bytes.len() as u64);
         self.printed.send_replace(held);

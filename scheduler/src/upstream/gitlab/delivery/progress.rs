@@ -324,8 +324,8 @@ mod tests {
             p.kept_alive(t, &status(200, "canceling"));
         };
         let ending = |p: &mut Progress| p.ended(t);
-        let starts: [(&str, &dyn Fn(&mut Progress)); 3] =
-            [("running", &running), ("canceling", &canceling), ("ending", &ending)];
+        type Start<'a> = (&'a str, &'a dyn Fn(&mut Progress));
+        let starts: [Start<'_>; 3] = [("running", &running), ("canceling", &canceling), ("ending", &ending)];
         for (name, prepare) in starts {
             for answer in [0, 200, 202, 400, 403, 404, 409, 412, 416, 500] {
                 for job in ["", "running", "canceling", "canceled", "failed"] {

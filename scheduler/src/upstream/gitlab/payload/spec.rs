@@ -351,7 +351,8 @@ fn source(payload: &Payload, config: &UpstreamConfig) -> Result<Source, Unfit> {
     } else if git.repo_url.contains('@') && git.repo_url.contains("://") {
         return Err(unfit("GitLab's address of the sources cannot be read".into()));
     }
-    if !git.sha.is_empty() && !(git.sha.len() >= 40 && git.sha.bytes().all(|b| b.is_ascii_hexdigit())) {
+    let is_commit = git.sha.len() >= 40 && git.sha.bytes().all(|b| b.is_ascii_hexdigit());
+    if !git.sha.is_empty() && !is_commit {
         return Err(unfit(format!("GitLab names a commit that is none: {:?}", git.sha)));
     }
     Ok(Source {
