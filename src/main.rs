@@ -109,18 +109,6 @@ fn main() -> ExitCode {
             }
         };
     }
-    // What answers for an engine on port 2375, started by the runner and by nobody else: no log, no TLS, its own runtime.
-    if let [_, word, args @ ..] = &std::env::args().collect::<Vec<_>>()[..]
-        && word == "engine-door"
-    {
-        return match slipway_runner::engine::door::serve(args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => {
-                eprintln!("slipway engine-door: {e}");
-                ExitCode::FAILURE
-            }
-        };
-    }
     let cli = Cli::parse();
     let quiet = matches!(cli.command, Command::Run(_));
     tracing_subscriber::fmt()
