@@ -44,13 +44,16 @@ fn everything(site: &Site) -> BTreeSet<String> {
         ("link", vec!["sh", "-c", "ip -o link | cut -d: -f2 | cut -d@ -f1"]),
         ("mount", vec!["sh", "-c", "cut -d' ' -f2 /proc/mounts"]),
         ("cgroup", vec!["sh", "-c", "find /sys/fs/cgroup -path '*slipway/*' -type d"]),
-        ("process", vec!["sh", "-c", "pgrep -a 'dockerd|containerd-shim|runc' | cut -d' ' -f2-"]),
+        // One that has ended and waits for its parent to look is no leftover of ours.
+        ("process", vec!["sh", "-c", "pgrep -a 'dockerd|containerd-shim|runc' | grep -v defunct | cut -d' ' -f2-"]),
     ] {
         all.extend(lines(&command).into_iter().map(|l| format!("{kind} {l}")));
     }
     for folder in ["jobs", "engines"] {
         let folder = site.path("cache").join(folder);
-        all.extend(names(&folder).into_iter().map(|n| format!("folder {folder:?} {n}")));
+        // The stamp of the folder's layout stays.
+        let of_jobs = names(&folder).into_iter().filter(|n| n != "FORMAT");
+        all.extend(of_jobs.map(|n| format!("folder {folder:?} {n}")));
     }
     all
 }
