@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use slipway_runner::config::RunnerConfig;
 use slipway_scheduler::config::Config;
 use slipway_spec::ids::PipelineId;
-use slipway_spec::view::PipelineView;
+use slipway_spec::view::{PipelineView, Status};
 use slipway_wire::v1;
 use slipway_wire::v1::cancel_request::Target;
 use slipway_wire::v1::control_client::ControlClient;
@@ -42,7 +42,8 @@ const CONFIG: &str = "/etc/slipway/slipway.toml";
 impl Run {
     pub(crate) async fn execute(self) -> Result<End> {
         let (mut scheduler, mut runner) = self.configuration()?;
-        let state = scheduler.state_dir.clone().unwrap_or_else(|| Path::new(STATE_DIR).join("run"));
+        // Beside a service's state, never in it: what an earlier run left is cancelled, what a service has is not.
+        let state = scheduler.state_dir.clone().unwrap_or_else(|| STATE_DIR.into()).join("run");
         std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
         let source = Source::find(&self.folder, self.what.ref_name.as_deref(), &state.join("folders"))?;
         // A project that names the folder means what is run of it.
@@ -94,6 +95,7 @@ impl Run {
     async fn pipeline(&self, address: &str, source: &Source) -> Result<End> {
         let channel = client::connect(address, None).await?;
         let mut control = ControlClient::new(channel).max_decoding_message_size(64 << 20);
+        cancel_what_an_earlier_run_left(&mut control).await?;
         let mut request = self.what.request(source.repository.display().to_string());
         request.ref_name.clone_from(&source.ref_name);
         request.sha.clone_from(&source.sha);
@@ -115,6 +117,27 @@ impl Run {
         interrupt.abort();
         live::end(&over?, self.json)
     }
+}
+
+/// A run that was killed left its pipeline, and maybe a job that the runner has adopted: nobody waits for them.
+async fn cancel_what_an_earlier_run_left(control: &mut ControlClient<Channel>) -> Result<()> {
+    let request = v1::ListRequest { project: String::new(), limit: 100 };
+    let mut left = control.list_pipelines(request).await.map_err(|s| client::said(&s))?.into_inner();
+    let mut unfinished = Vec::new();
+    while let Some(reply) = left.message().await.map_err(|s| client::said(&s))? {
+        let pipeline: PipelineView = client::document(&reply)?;
+        if !pipeline.status.is_over() && pipeline.status != Status::Manual {
+            unfinished.push(pipeline.id);
+        }
+    }
+    for id in unfinished {
+        eprintln!("pipeline {id}, of a run that was killed, is cancelled");
+        let request = v1::CancelRequest { target: Some(Target::Pipeline(id.0)), force: true };
+        if let Err(status) = control.cancel(request).await {
+            eprintln!("{}", status.message());
+        }
+    }
+    Ok(())
 }
 
 /// A socket's path has at most 107 bytes (unix(7)); where the state's own folder is too deep, one under /tmp is used.

@@ -17,7 +17,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 
 /// A second of the protocol, in these tests.
-pub(crate) const SECOND: Duration = Duration::from_millis(5);
+/// Where a test asks that an interval was kept it asks for half of it or less: what it sees are arrivals, which a busy
+/// machine delays unevenly.
+pub(crate) const SECOND: Duration = Duration::from_millis(10);
 
 pub(crate) fn pace() -> Pace {
     Pace {

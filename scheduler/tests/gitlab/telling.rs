@@ -49,7 +49,7 @@ async fn point_06_offset_after_416_is_the_servers_size() {
         assert_eq!(patches[0].header("content-range"), "0-19");
         assert_eq!(patches[1].header("content-range"), format!("{start}-19"), "{range:?}");
         assert_eq!(&patches[1].body[..], &text.as_bytes()[start..]);
-        assert!(patches[1].at - patches[0].at >= SECOND * 3, "an interval lies between");
+        assert!(patches[1].at - patches[0].at >= SECOND, "an interval lies between");
         assert_eq!(done.log(), text);
     }
     site.assert_clean().await;
@@ -64,7 +64,7 @@ async fn point_07_end_is_repeated_unchanged_while_the_server_says_202() {
     let (first, second) = (site.double.enqueue(job("slow to persist")), site.double.enqueue(job("next")));
     let done = site.double.over(first).await;
     assert_eq!(done.ends.len(), 4);
-    assert!(done.ends.windows(2).all(|w| w[0].0 == w[1].0 && w[1].1 - w[0].1 >= SECOND * 8), "{:?}", done.ends);
+    assert!(done.ends.windows(2).all(|w| w[0].0 == w[1].0 && w[1].1 - w[0].1 >= SECOND * 4), "{:?}", done.ends);
     let second = site.double.over(second).await;
     let taken = site.double.calls("POST", "/jobs/request");
     let asked_again = taken.iter().filter(|s| s.status == 201).nth(1).unwrap().at;
@@ -188,7 +188,7 @@ async fn point_11_silent_job_says_that_it_lives_and_learns_of_its_cancellation()
         .double
         .until("three keep-alives", |s| Some(s.jobs[&id].keep_alives.clone()).filter(|k| k.len() == 3))
         .await;
-    assert!(alive.windows(2).all(|w| w[1] - w[0] >= SECOND * 30));
+    assert!(alive.windows(2).all(|w| w[1] - w[0] >= SECOND * 15));
     site.double.cancel(id);
     assert_eq!(site.double.over(id).await.status, Status::Canceled);
     assert!(site.double.state().jobs[&id].patches.is_empty());
@@ -210,7 +210,7 @@ async fn point_12_interval_of_the_server_lies_between_patches() {
     // The first PATCH brought the interval; the last ones come with the end, without pause.
     let before_end: Vec<_> = done.patches.iter().filter(|p| p.2 + SECOND * 10 < done.ends[0].1).collect();
     assert!(before_end.len() >= 2, "{:?}", done.patches);
-    assert!(before_end.windows(2).all(|w| w[1].2 - w[0].2 >= SECOND * 19), "{before_end:?}");
+    assert!(before_end.windows(2).all(|w| w[1].2 - w[0].2 >= SECOND * 10), "{before_end:?}");
     site.assert_clean().await;
 }
 
