@@ -278,7 +278,10 @@ impl Site {
         self.desk.upstream.send_replace(None);
         self.up = None;
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Tasks end where they are; a thread in the middle of a write cannot be ended, and no other process would
+            // find it still writing.
+            let ended = tokio::task::spawn_blocking(|| runtime.shutdown_timeout(Duration::from_secs(60))).await;
+            ended.expect("the runtime ends");
         }
         self.double.forgive();
     }

@@ -110,8 +110,10 @@ impl Spool {
             }
             let dir = entry.path();
             if entry.file_name().to_string_lossy().starts_with(GONE) {
-                std::fs::remove_dir_all(&dir)?;
-                continue;
+                match std::fs::remove_dir_all(&dir) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => continue,
+                }
             }
             match JobFolder::open(&dir) {
                 Ok(job) => jobs.push(job),
